@@ -1,0 +1,70 @@
+"""One batch, as it travels from the data to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Inputs = Tensor | dict[str, Tensor]
+"""What a model is called with: one tensor (`model(inputs)`) or named tensors (`model(**inputs)`)."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch of samples.
+
+    Attributes:
+        inputs: What the model is called with: a tensor, or a dict of tensors passed by name.
+        target: Labels: `[batch]` classes, `[batch]` reals, or `[batch, time]` tokens. Sequence targets are already
+            aligned with the logits (`target[:, t]` is what position `t` should predict); -100 marks positions to skip.
+        index: `[batch]` int64: the stable index of every sample in its data set; keys of teacher caches and of
+            per-sample state. The same sample has the same index in every epoch, order and process.
+        extras: More per-sample tensors by name (sensitivities, masks, costs …), each `[batch, …]`.
+
+    >>> batch = Batch(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), torch.arange(4))
+    >>> len(batch), batch.to("cpu").target.tolist()
+    (4, [0, 1, 0, 1])
+    """
+
+    inputs: Inputs
+    target: Tensor | None
+    index: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str, **options: Any) -> Batch:
+        """The same batch on another device."""
+        move = lambda value: value.to(device, **options)  # noqa: E731
+        inputs: Inputs
+        if isinstance(self.inputs, Mapping):
+            inputs = {name: move(value) for name, value in self.inputs.items()}
+        else:
+            inputs = move(self.inputs)
+        return replace(
+            self,
+            inputs=inputs,
+            target=None if self.target is None else move(self.target),
+            index=move(self.index),
+            extras={name: move(value) for name, value in self.extras.items()},
+        )
+
+    def split(self, size: int) -> list[Batch]:
+        """Consecutive parts of at most `size` samples."""
+        return [self.take(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def take(self, rows: slice | Tensor) -> Batch:
+        """The given rows as a batch."""
+        return Batch(
+            inputs={name: value[rows] for name, value in self.inputs.items()}
+            if isinstance(self.inputs, Mapping)
+            else self.inputs[rows],
+            target=None if self.target is None else self.target[rows],
+            index=self.index[rows],
+            extras={name: value[rows] for name, value in self.extras.items()},
+        )

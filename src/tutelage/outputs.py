@@ -1,0 +1,47 @@
+"""What a model says about a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Outputs:
+    """What a model says about a batch; every part is optional, and an objective names the parts it reads.
+
+    Attributes:
+        logits: `[batch, classes]`, or `[batch, time, vocabulary]` for sequences.
+        embedding: `[batch, width]`, what the head reads.
+        features: Tapped activations by name.
+        hidden: `[batch, time, width]`; together with `head` it stands for logits that are never built (fused losses).
+        head: `[vocabulary, width]`, the weight of the output layer.
+
+    >>> import torch
+    >>> Outputs(logits=torch.zeros(2, 3)).logits.shape
+    torch.Size([2, 3])
+    """
+
+    logits: Tensor | None = None
+    embedding: Tensor | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
+    hidden: Tensor | None = None
+    head: Tensor | None = None
+
+    def detach(self) -> Outputs:
+        """The same outputs, cut off from the graph that made them."""
+        return self._map(Tensor.detach)
+
+    def to(self, device: object) -> Outputs:
+        """The same outputs on another device."""
+        return self._map(lambda value: value.to(device))  # type: ignore[call-overload, no-any-return]
+
+    def _map(self, change: object) -> Outputs:
+        assert callable(change)
+        changed: dict[str, Tensor] = {
+            part.name: change(value)
+            for part in fields(self)
+            if part.name != "features" and (value := getattr(self, part.name)) is not None
+        }
+        return replace(self, **changed, features={name: change(value) for name, value in self.features.items()})  # type: ignore[arg-type]
