@@ -1,0 +1,36 @@
+"""The command line: one file a command, no logic. Heavy imports are inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from tutelage.cli import assess, cache, distill, export, reproduce, systems
+
+app = typer.Typer(
+    name="tutelage",
+    help="Teacher–student learning: teach a student, check what it learned, ship it, and trust the method.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("distill")(distill.distill)
+app.command("cache")(cache.cache)
+app.command("assess")(assess.assess)
+app.command("export")(export.export)
+app.command("systems")(systems.systems)
+app.command("reproduce")(reproduce.reproduce)
+
+
+def main() -> None:
+    """Run the command line; an error that a person can mend is one line, not a traceback (TUTELAGE_DEBUG=1 shows it)."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FileExistsError, PermissionError, OSError, ImportError) as error:
+        if os.environ.get("TUTELAGE_DEBUG"):
+            raise
+        print(f"tutelage: {error}", file=sys.stderr)
+        sys.exit(2)
