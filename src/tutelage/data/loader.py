@@ -1,0 +1,67 @@
+"""From samples to batches: the order of an epoch is a function of (seed, epoch), so a run can go on in its middle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from tutelage.batch import Batch
+from tutelage.data.samples import Samples
+
+
+def epoch_order(length: int, *, seed: int, epoch: int, shuffle: bool = True) -> Tensor:
+    """The order in which an epoch visits the rows: int64 `[length]`, the same on every process and machine.
+
+    >>> epoch_order(4, seed=0, epoch=0, shuffle=False).tolist()
+    [0, 1, 2, 3]
+    >>> sorted(epoch_order(4, seed=0, epoch=1).tolist())
+    [0, 1, 2, 3]
+    """
+    if not shuffle:
+        return torch.arange(length)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(length, generator=generator)
+
+
+def load_batches(samples: Samples, rows: Iterable[Tensor], *, num_workers: int = 0) -> Iterator[Batch]:
+    """Batches for the given groups of rows, in their order.
+
+    Args:
+        samples: Where to read from.
+        rows: int64 row numbers, one tensor a batch.
+        num_workers: Processes that read ahead; 0 reads in this one, which is fastest for data in memory. The batches
+            are the same for every number.
+    """
+    if num_workers == 0:
+        return map(samples.batch, rows)
+    from torch.utils.data import DataLoader
+
+    groups = [group.tolist() for group in rows]
+    loader: DataLoader[Batch] = DataLoader(
+        _RowReader(samples),
+        batch_sampler=groups,
+        collate_fn=_as_read,
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(0),  # seeds the workers; the global generator is left alone
+        multiprocessing_context="fork" if torch.multiprocessing.get_start_method(allow_none=True) != "spawn" else None,
+    )
+    return iter(loader)
+
+
+class _RowReader(torch.utils.data.Dataset[Batch]):
+    """Gives `DataLoader` whole batches at a time."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        return self.samples.batch(torch.tensor(rows, dtype=torch.int64))
+
+
+def _as_read(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,52 @@
+"""A model whose outputs come with what objectives ask for: the embedding that the head reads, and tapped features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from tutelage.batch import Inputs
+from tutelage.features.taps import FeatureTaps
+from tutelage.models.call import call_model, head_path
+from tutelage.outputs import Outputs
+
+_EMBEDDING = "<embedding>"  # no module path or user's name holds angle brackets
+
+
+class ObservedModel:
+    """Calls a model and gives its `Outputs`, with the embedding and features that were asked for.
+
+    Not a module: it holds no parameters and wraps nothing, so the model trains, saves and exports as it is.
+
+    Args:
+        model: The model to call.
+        embedding: Give `Outputs.embedding`: what the head reads (see `tutelage.models.head_path`).
+        taps: Give `Outputs.features`: module paths by feature name (see `FeatureTaps`).
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))
+    >>> outputs = ObservedModel(model, embedding=True, taps={"first": "0"})(torch.zeros(5, 2))
+    >>> tuple(outputs.logits.shape), tuple(outputs.embedding.shape), tuple(outputs.features["first"].shape)
+    ((5, 4), (5, 3), (5, 3))
+    """
+
+    def __init__(self, model: nn.Module, *, embedding: bool = False, taps: Mapping[str, str] | None = None) -> None:
+        self.model = model
+        places = dict(taps or {})
+        if embedding:
+            places[_EMBEDDING] = f"{head_path(model)}:input"
+        self._taps = FeatureTaps(model, places) if places else None
+
+    def __call__(self, inputs: Inputs) -> Outputs:
+        if self._taps is None:
+            return call_model(self.model, inputs)
+        with self._taps:
+            outputs = call_model(self.model, inputs)
+        features = self._taps.features
+        self._taps.features = {}  # the graph of this batch is the caller's now
+        embedding = features.pop(_EMBEDDING, None)
+        if outputs.embedding is None:
+            outputs.embedding = embedding
+        outputs.features = {**outputs.features, **features}
+        return outputs

@@ -1,0 +1,58 @@
+"""What a method is: which modules train, and what one step does."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from tutelage.batch import Batch
+from tutelage.objectives.schedules import Progress
+
+
+@runtime_checkable
+class Method(Protocol):
+    """One way to teach.
+
+    The trainer moves batches to the device, calls `step`, minimises the sum of the losses, and knows nothing else about
+    what is taught. Every entry of `trainable()` gets an optimiser of its own, so networks that learn together share
+    none of its state.
+    """
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """The modules that learn, by name: what the optimisers see and a checkpoint holds."""
+        ...
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar losses of one batch, each a mean over its samples; their sum is minimised."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Something with a state that a checkpoint must hold (an optimiser, a table), as PyTorch's own objects have it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class BaseMethod:
+    """The hooks a method may have besides `trainable` and `step`; every one does nothing until it is overridden."""
+
+    def setup(self, batch: Batch) -> None:
+        """Make what depends on the models' shapes, from one first batch; called once, before optimisers are made."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Further modules to move to the device that neither learn nor belong in a checkpoint (a frozen teacher)."""
+        return {}
+
+    def advance(self, progress: Progress) -> None:
+        """Follow the run: called before every optimiser step."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Called after every optimiser step (a moving average is brought up to date here)."""
+
+    def stateful(self) -> dict[str, Stateful]:
+        """What else a checkpoint must hold to go on with the same bits, by name."""
+        return {}
