@@ -1,0 +1,75 @@
+# Every target sets up what it needs in .venv by itself, so a fresh machine needs one command for each.
+#
+#   make demo       distil a student on handwritten digits and write a report card (installs the core only)
+#   make test       everything that must hold before a change lands: the checks, the docs, the tests
+#   make check      formatting, lint, types, floors
+#   make docs       build the documentation into site/, strictly
+#   make bench      run every benchmark
+#   make test-slow  the long tests that `make test` leaves out
+#   make clean      remove what the other targets built (the environment stays)
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+EXTRAS := dev,docs,language,export,cluster,tracking
+# The build back-end comes from constraints.txt as well, so the install does not fetch one of its own.
+INSTALL := $(PIP) install --no-build-isolation --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow check docs bench clean chromium
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Tutelage needs Python 3.11 or newer; name one: make PYTHON=python3.11 …" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/core: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Tutelage into $(VENV) (some minutes the first time) …"
+	$(INSTALL) hatchling editables
+	$(INSTALL) --editable .
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/dev: pyproject.toml constraints.txt $(STAMPS)/core
+	@echo "Installing what the checks and tests need into $(VENV) …"
+	$(INSTALL) --editable ".[$(EXTRAS)]"
+	@mkdir -p $(@D) && touch $@
+
+demo: $(STAMPS)/core
+	$(BIN)/tutelage distill
+
+check: $(STAMPS)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(STAMPS)/dev
+	$(BIN)/mkdocs build --strict --quiet
+
+# Browser tests drive the system's Chromium; without one they are skipped and say so.
+chromium:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; \
+	} || echo "No Chromium here: the browser tests will be skipped."
+
+test: check docs chromium
+	$(BIN)/python -m pytest -n $(JOBS) -q
+
+test-slow: $(STAMPS)/dev chromium
+	$(BIN)/python -m pytest -n $(JOBS) -q -m slow
+
+bench: $(STAMPS)/dev
+	@set -e; for file in $(filter-out %/__init__.py %/harness.py,$(wildcard benchmarks/*.py)); do \
+		module=benchmarks.$$(basename $$file .py); echo "== $$module"; $(BIN)/python -m $$module; \
+	done
+
+clean:
+	rm -rf site build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
