@@ -35,8 +35,9 @@ class Objective(nn.Module):
     Attributes:
         reads: What `loss` is called with: paths that start with `student.` or `teacher.` and go on with `logits`,
             `embedding`, `hidden`, `head` or `features.NAME`, or that start with `batch.` and go on with `target`,
-            `index`, `inputs` or `extras.NAME`. May be set per instance, before the first call. From it a method knows
-            whether a teacher, embeddings or taps are needed, and a comparison knows which objectives apply.
+            `index`, `inputs` or `extras.NAME`. A path that ends in `?` is optional: where a batch has no such part,
+            `loss` gets None. May be set per instance, before the first call. From it a method knows whether a teacher,
+            embeddings or taps are needed, and a comparison knows which objectives apply.
         needs_many_classes: The objective says nothing more than cross-entropy for two classes or fewer.
         taps: Where `student.features.NAME` and `teacher.features.NAME` come from: for either side, a module path
             (see `tutelage.features.FeatureTaps`) for each name. Set per instance by feature objectives.
@@ -102,6 +103,8 @@ def registered_objectives() -> dict[str, type[Objective]]:
 
 
 def _reader(path: str, reader: str) -> Reader:
+    optional = path.endswith("?")
+    path = path.removesuffix("?")
     owner, _, part = path.partition(".")
     if owner not in ("student", "teacher", "batch") or not part:
         raise ValueError(
@@ -116,7 +119,7 @@ def _reader(path: str, reader: str) -> Reader:
         value = getattr(source, attribute)
         if key:
             value = value.get(key)
-        if value is None:
+        if value is None and not optional:
             raise ValueError(f"{reader} reads `{path}`, but the {owner} gives none.")
         return value
 
