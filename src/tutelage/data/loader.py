@@ -42,7 +42,7 @@ def load_batches(samples: Samples, rows: Iterable[Tensor], *, num_workers: int =
     loader: DataLoader[Batch] = DataLoader(
         _RowReader(samples),
         batch_sampler=groups,
-        collate_fn=_as_read,
+        collate_fn=_as_read,  # type: ignore[arg-type]  # `__getitems__` gives whole batches
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(0),  # seeds the workers; the global generator is left alone
         multiprocessing_context="fork" if torch.multiprocessing.get_start_method(allow_none=True) != "spawn" else None,

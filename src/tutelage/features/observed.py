@@ -39,6 +39,7 @@ class ObservedModel:
         self._taps = FeatureTaps(model, places) if places else None
 
     def __call__(self, inputs: Inputs) -> Outputs:
+        """The model's outputs for one batch of inputs, with the graph that made them."""
         if self._taps is None:
             return call_model(self.model, inputs)
         with self._taps:

@@ -95,7 +95,9 @@ def first_tensor(value: Any, name: str) -> Tensor:
     """
     if isinstance(value, Tensor):
         return value
-    parts: Iterable[Any] = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    parts: Iterable[Any] = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    )
     for part in parts:
         if isinstance(part, Tensor):
             return part

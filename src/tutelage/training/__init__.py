@@ -1,1 +1,30 @@
-"""Training."""
+"""Training: methods (ways to teach), the trainer that runs them, checkpoints and monitors."""
+
+from tutelage.training.checkpoints import Checkpoint, load_checkpoint, load_latest, save_checkpoint
+from tutelage.training.distillation import Distillation, Weighted
+from tutelage.training.evaluation import evaluate_model
+from tutelage.training.interruption import Interrupted
+from tutelage.training.method import BaseMethod, Method, Stateful
+from tutelage.training.monitors import Monitor, ProgressMonitor
+from tutelage.training.settings import EarlyStopping, TrainingSettings
+from tutelage.training.trainer import NonFiniteLoss, Trainer
+
+__all__ = [
+    "BaseMethod",
+    "Checkpoint",
+    "Distillation",
+    "EarlyStopping",
+    "Interrupted",
+    "Method",
+    "Monitor",
+    "NonFiniteLoss",
+    "ProgressMonitor",
+    "Stateful",
+    "Trainer",
+    "TrainingSettings",
+    "Weighted",
+    "evaluate_model",
+    "load_checkpoint",
+    "load_latest",
+    "save_checkpoint",
+]

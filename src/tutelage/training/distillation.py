@@ -116,10 +116,11 @@ class Distillation(BaseMethod):
         student = self._student(batch.inputs)
         for observe in self.observers:
             observe(student, teacher, batch)
-        return {
-            name: objective(student, teacher, batch) * weight
-            for (name, objective), weight in zip(self._terms, self._weights, strict=True)
-        }
+        losses = {}
+        for (name, objective), weight in zip(self._terms, self._weights, strict=True):
+            loss = objective(student, teacher, batch)
+            losses[name] = loss if weight == 1.0 else loss * weight
+        return losses
 
     def _ask(self, batch: Batch) -> Outputs | None:
         if not self._asks_teacher or self.teacher is None:

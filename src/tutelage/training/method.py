@@ -32,9 +32,13 @@ class Method(Protocol):
 class Stateful(Protocol):
     """Something with a state that a checkpoint must hold (an optimiser, a table), as PyTorch's own objects have it."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as nested dicts, lists, numbers, text and tensors."""
+        ...
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Put the state back."""
+        ...
 
 
 class BaseMethod:
