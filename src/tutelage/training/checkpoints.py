@@ -141,8 +141,7 @@ def pack(value: Any) -> tuple[Any, dict[str, Tensor]]:
             return {"float": str(part)}
         if part is None or isinstance(part, bool | int | float | str):
             return part
-        raise ValueError(f"A checkpoint holds nests of tensors, numbers and text, but got a {type(part).__name__}.").__name__}: only tensors, numbers, text and nests of them."
-        )
+        raise ValueError(f"A checkpoint holds nests of tensors, numbers and text, but got a {type(part).__name__}.")
 
     return visit(value), tensors
 
@@ -190,7 +189,8 @@ def load_named_state(modules: Mapping[str, torch.nn.Module], state: Mapping[str,
     for key, value in own.items():
         if value.shape != state[key].shape:
             raise ValueError(
-                f"Expected {key} in the checkpoint to have shape {tuple(value.shape)}, but got {tuple(state[key].shape)}."
+                f"Expected {key} in the checkpoint to have shape {tuple(value.shape)}, "
+                f"but got {tuple(state[key].shape)}."
             )
     with torch.no_grad():
         for key, value in own.items():
