@@ -1,1 +1,27 @@
-"""Teachers."""
+"""Teachers: what gives signals for a batch, live, averaged, random, in concert, or read from disk."""
+
+from tutelage.teachers.cache import CachedTeacher, TeacherCache
+from tutelage.teachers.cache_format import TopClasses
+from tutelage.teachers.cache_writer import build_cache
+from tutelage.teachers.ensemble import EnsembleTeacher
+from tutelage.teachers.fingerprint import model_fingerprint, teacher_fingerprint
+from tutelage.teachers.frozen import FrozenTeacher
+from tutelage.teachers.moving_average import ExponentialMovingAverage, MovingAverageTeacher
+from tutelage.teachers.random import RandomTeacher
+from tutelage.teachers.teacher import Teacher, TeacherModule
+
+__all__ = [
+    "CachedTeacher",
+    "EnsembleTeacher",
+    "ExponentialMovingAverage",
+    "FrozenTeacher",
+    "MovingAverageTeacher",
+    "RandomTeacher",
+    "Teacher",
+    "TeacherCache",
+    "TeacherModule",
+    "TopClasses",
+    "build_cache",
+    "model_fingerprint",
+    "teacher_fingerprint",
+]

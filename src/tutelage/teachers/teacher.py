@@ -14,7 +14,9 @@ from tutelage.outputs import Outputs
 class Teacher(Protocol):
     """Gives its outputs for a batch: no gradient, evaluation mode, on the batch's device."""
 
-    def __call__(self, batch: Batch) -> Outputs: ...
+    def __call__(self, batch: Batch) -> Outputs:
+        """What the teacher says about a batch."""
+        ...
 
 
 class TeacherModule(nn.Module):

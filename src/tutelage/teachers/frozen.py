@@ -1,0 +1,53 @@
+"""A model that teaches and never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from tutelage.batch import Batch
+from tutelage.features import ObservedModel
+from tutelage.outputs import Outputs
+from tutelage.teachers.fingerprint import model_fingerprint
+from tutelage.teachers.teacher import TeacherModule
+
+
+class FrozenTeacher(TeacherModule):
+    """A teacher whose weights, buffers and evaluation mode never change, and whose outputs carry no gradient.
+
+    The model itself is frozen, not a copy of it: its parameters stop requiring gradients. It goes back to evaluation
+    mode before every call, so a `.train()` on this module, on a module that holds it or on the model itself does no
+    harm. Outputs come from `torch.no_grad`, not from inference mode, so that a trainable projector may follow them.
+
+    Args:
+        model: Anything that `tutelage.models.call_model` can call.
+        embedding: Also give `Outputs.embedding`, what the head reads.
+        taps: Also give `Outputs.features`: module paths by feature name (see `tutelage.features.FeatureTaps`).
+
+    Raises:
+        ValueError: A tap's path does not exist.
+
+    >>> teacher = FrozenTeacher(nn.Sequential(nn.Linear(2, 4), nn.Dropout(), nn.Linear(4, 3)), embedding=True).train()
+    >>> outputs = teacher(Batch(torch.ones(5, 2), None, torch.arange(5)))
+    >>> outputs.logits.shape, outputs.embedding.shape, outputs.logits.requires_grad, teacher.model.training
+    (torch.Size([5, 3]), torch.Size([5, 4]), False, False)
+    """
+
+    def __init__(self, model: nn.Module, *, embedding: bool = False, taps: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.taps = dict(taps or {})
+        self._observed = ObservedModel(model, embedding=embedding, taps=self.taps)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """The model's outputs for a batch on the model's device: logits `[batch, classes]` and what was asked for."""
+        if any(module.training for module in self.model.modules()):
+            self.model.eval()
+        with torch.no_grad():
+            return self._observed(batch.inputs)
+
+    def fingerprint(self) -> str:
+        """The hash of the model's weights and architecture; what is observed of it does not count."""
+        return model_fingerprint(self.model)
