@@ -145,8 +145,9 @@ def test_public_names_of_the_package_resolve() -> None:
 FORBIDDEN_CALLS = {
     *("torch.load", "joblib.load", "pd.read_pickle", "pandas.read_pickle", "shelve.open"),
     *(f"{module}.{name}" for module in ("pickle", "dill", "cloudpickle") for name in ("load", "loads", "Unpickler")),
-    *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"),
+    *("yaml.unsafe_load", "yaml.full_load", "eval", "exec"),
 }
+UNSAFE_LOADERS = ("UnsafeLoader", "FullLoader", "yaml.Loader", "CLoader")
 
 
 def forbidden(tree: ast.AST) -> Iterator[str]:
@@ -160,6 +161,8 @@ def forbidden(tree: ast.AST) -> Iterator[str]:
                     isinstance(keyword.value, ast.Constant) and keyword.value.value is False
                 ):
                     yield f"line {node.lineno}: allow_pickle"
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).endswith(UNSAFE_LOADERS):
+            yield f"line {node.lineno}: {ast.unparse(node)}"
         elif isinstance(node, ast.ImportFrom) and node.module in ("pickle", "joblib", "dill", "cloudpickle"):
             for alias in node.names:
                 if f"{node.module}.{alias.name}" in FORBIDDEN_CALLS:

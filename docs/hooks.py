@@ -1,0 +1,392 @@
+"""What mkdocs generates: the API pages, the tables of objectives and systems, the command line, the system pages.
+
+A page asks for a generated part with a line `<!-- generated: NAME -->`; nothing generated is kept in the repository.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import griffe
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOMS = {
+    "tutelage": "The package",
+    "tutelage.config": "Configs",
+    "tutelage.objectives": "Objectives",
+    "tutelage.features": "Features",
+    "tutelage.teachers": "Teachers",
+    "tutelage.training": "Training",
+    "tutelage.assessment": "Assessment",
+    "tutelage.data": "Data",
+    "tutelage.models": "Models",
+    "tutelage.reporting": "Reporting",
+    "tutelage.reproduction": "Reproduction",
+}
+MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
+
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the generated pages into the navigation."""
+    assert config.nav is not None
+    for section in config.nav:
+        if "API" in section:
+            section["API"] += [{title: f"api/{room}.md"} for room, title in ROOMS.items()]
+        if "Published systems" in section:
+            section["Published systems"] += [{system.name: f"systems/{system.slug}.md"} for system in shown_systems()]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages; a page that somebody wrote by hand stays."""
+    pages = {f"api/{room}.md": functools.partial(api_page, room) for room in ROOMS}
+    pages |= {f"systems/{system.slug}.md": functools.partial(bare_system_page, system) for system in shown_systems()}
+    for place, write in pages.items():
+        if files.get_file_from_path(place) is None:
+            files.append(File.generated(config, place, content=write()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Fill in the generated parts of a page."""
+    slug = Path(page.file.src_uri).stem
+    parts: dict[str, Callable[[], str]] = {
+        "objectives": objectives_table,
+        "schedules": schedules_table,
+        "config": config_reference,
+        "commands": command_reference,
+        "systems": systems_table,
+        "rooms": rooms_table,
+        "system-facts": lambda: system_facts(slug),
+        "system-results": lambda: system_results(slug),
+    }
+
+    def fill(match: re.Match[str]) -> str:
+        if match[1] not in parts:
+            raise PluginError(f"{page.file.src_uri} asks for {match[1]!r}; there are: {', '.join(parts)}.")
+        return parts[match[1]]()
+
+    return MARKER.sub(fill, markdown)
+
+
+# ── Small forms ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    titles = list(head)
+    lines = [titles, ["---"] * len(titles), *(list(row) for row in rows)]
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def summary(documented: Any) -> str:
+    """The first sentence or line of a docstring, on one line."""
+    text = (inspect.getdoc(documented) or "").strip().split("\n\n")[0]
+    return code_spans(" ".join(text.split()))
+
+
+def code_spans(text: str) -> str:
+    """Square brackets outside code (`[batch]`) would be read as links."""
+    parts = text.split("`")
+    return "`".join(part if index % 2 else part.replace("[", "\\[") for index, part in enumerate(parts))
+
+
+# ── API ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@functools.cache
+def package() -> griffe.Module:
+    """The package as griffe reads it, without importing it."""
+    extensions = griffe.load_extensions("docs/doctest_blocks.py")
+    loaded = griffe.load("tutelage", search_paths=["src"], resolve_aliases=True, extensions=extensions)
+    assert isinstance(loaded, griffe.Module)
+    return loaded
+
+
+def find(path: str) -> griffe.Object | griffe.Alias:
+    """An object of the package by its dotted path."""
+    return package() if path == "tutelage" else package()[path.removeprefix("tutelage.")]
+
+
+def public_names(room: str) -> list[str]:
+    """What a room's `__all__` names."""
+    names = [str(name) for name in find(room).exports or []]
+    return [name for name in names if not name.startswith("__")]
+
+
+def home(room: str, name: str) -> str:
+    """The module that defines a public name of a room."""
+    if room == "tutelage":  # its names are lazy, so that griffe sees no import
+        module = importlib.import_module("tutelage")._NAMES[name]
+        return f"tutelage.{module}"
+    member = find(f"{room}.{name}")
+    target = member.target_path if member.is_alias else member.path
+    return target.rpartition(".")[0]
+
+
+def api_page(room: str) -> str:
+    """One room: its docstring, then every public name under the module that defines it."""
+    documented = find(room)
+    by_home: dict[str, list[str]] = {}
+    for name in public_names(room):
+        by_home.setdefault(home(room, name), []).append(name)
+    lines = [f"# {ROOMS[room]}", "", documented.docstring.value if documented.docstring else ""]
+    lines += ["", f"`from {room} import …`", ""]
+    for module, names in sorted(by_home.items()):
+        docstring = find(module).docstring
+        title = docstring.value.split("\n\n")[0].strip() if docstring and module != room else ""
+        lines += [f"## {module.rpartition('.')[2].replace('_', ' ').capitalize()}", "", code_spans(title), ""]
+        lines += [f"::: {module}.{name}\n" for name in names]
+    return "\n".join(lines)
+
+
+def rooms_table() -> str:
+    """The rooms with what is in them."""
+    rows = []
+    for room, title in ROOMS.items():
+        documented = find(room).docstring
+        first = documented.value.strip().splitlines()[0] if documented else ""
+        rows.append([f"[{title}]({room}.md)", f"`{room}`", code_spans(first), str(len(public_names(room)))])
+    return table(["room", "import", "what is in it", "public names"], rows)
+
+
+# ── Objectives and schedules ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def objectives_table() -> str:
+    """Every registered objective: its names in a config, what it reads, where it comes from."""
+    from tutelage.objectives import registered_objectives
+
+    names: dict[type, list[str]] = {}
+    for name, objective in registered_objectives().items():
+        names.setdefault(objective, []).append(name)
+    rows = []
+    for objective, spellings in sorted(names.items(), key=lambda item: item[1][0]):
+        link = f"[{objective.__name__}][{objective.__module__}.{objective.__qualname__}]"
+        reads = ", ".join(f"`{path}`" for path in getattr(objective, "reads", ()))
+        named = ", ".join(f"`{name}`" for name in spellings)
+        rows.append([named, link, summary(objective), reads, source_of(objective)])
+    return table(["name in a config", "class", "what it asks of the student", "reads", "source"], rows)
+
+
+def source_of(documented: type) -> str:
+    """What a docstring gives under `Source:`; a class without one is looked up in the function of the same name."""
+    from tutelage.objectives.objective import snake_case
+
+    twin = getattr(inspect.getmodule(documented), snake_case(documented.__name__), None)
+    for candidate in (documented, twin):
+        found = re.search(r"^Sources?: *\n?((?:.+\n?)+)", inspect.getdoc(candidate) or "", re.MULTILINE)
+        if found:
+            return code_spans(" ".join(found[1].split()))
+    return "–"
+
+
+def schedules_table() -> str:
+    """Every schedule of the objectives' room."""
+    from tutelage.objectives import schedules
+
+    own = [value for value in vars(schedules).values() if getattr(value, "__module__", "") == schedules.__name__]
+    timed = [value for value in own if inspect.isclass(value) and "__call__" in vars(value)]
+    rows = []
+    for schedule in timed:
+        arguments = ", ".join(f"`{part.name}`" for part in dataclasses.fields(schedule))
+        rows.append([f"[{schedule.__name__}][{schedule.__module__}.{schedule.__name__}]", summary(schedule), arguments])
+    return table(["schedule", "what it does", "arguments"], rows)
+
+
+# ── Config ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def config_reference() -> str:
+    """Every key of a config with its type, default and meaning, section by section."""
+    from pydantic import BaseModel
+
+    from tutelage import config
+
+    root = next(getattr(config, name) for name in ("DistillConfig", "Config") if hasattr(config, name))
+    sections: list[tuple[str, type[BaseModel]]] = [("", root)]
+    text = []
+    seen: set[type] = set()
+    while sections:
+        place, model = sections.pop(0)
+        if model in seen:
+            continue
+        seen.add(model)
+        rows = []
+        for name, field in model.model_fields.items():
+            inner = nested_models(field.annotation)
+            sections += [(f"{place}.{name}".lstrip("."), part) for part in inner]
+            default = "required" if field.is_required() else f"`{shown_default(field)}`"
+            kind, meaning = f"`{shown_type(field.annotation)}`", code_spans(field.description or "")
+            rows.append([f"`{name}`", kind, default, meaning])
+        text.append(f"### {f'`{place}:`' if place else 'Top level'}\n\n{summary(model)}\n")
+        text.append(table(["key", "type", "default", "meaning"], rows) + "\n")
+    return "\n".join(text)
+
+
+def nested_models(annotation: Any) -> list[type]:
+    """The pydantic models inside an annotation."""
+    from typing import get_args
+
+    from pydantic import BaseModel
+
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in nested_models(part)]
+
+
+def shown_type(annotation: Any) -> str:
+    """A type as a person would write it."""
+    plain = inspect.isclass(annotation) and not hasattr(annotation, "__args__")
+    text = annotation.__name__ if plain else str(annotation)
+    text = re.sub(r"Annotated\[([^,\[\]]+),[^\]]*\]", r"\1", text)
+    text = re.sub(r"typing\.|pathlib\.\w+\.|pathlib\.|tutelage(\.\w+)*\.|<class '|'>", "", text)
+    return text.replace("NoneType", "none").replace("None", "none")
+
+
+def shown_default(field: Any) -> str:
+    """A key's default value, short."""
+    from pydantic import BaseModel
+
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "…"
+    if value is None:
+        return "none"
+    text = str(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else "…"
+
+
+# ── The command line ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def command_reference() -> str:
+    """Every command with its arguments and options, read from the program itself."""
+    import typer
+
+    from tutelage.cli import app
+
+    group: Any = typer.main.get_command(app)
+    text = []
+    for name, command in group.commands.items():
+        text.append(f"## `tutelage {name}`\n\n{command.help or ''}\n".replace("\f", ""))
+        rows = []
+        for parameter in command.params:
+            flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
+            if parameter.param_type_name == "argument":
+                flags = f"`{parameter.human_readable_name}`"
+            default = parameter.default if isinstance(parameter.default, str | int | float) else None
+            shown = "required" if parameter.required else "" if default in (None, False, "") else f"`{default}`"
+            rows.append([flags, getattr(parameter, "help", None) or "", shown])
+        if rows:
+            text.append(table(["argument or option", "meaning", "default"], rows) + "\n")
+    return "\n".join(text)
+
+
+# ── Systems ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@functools.cache
+def shown_systems() -> tuple[Any, ...]:
+    """The systems that have a recipe, by number."""
+    from tutelage.reproduction.catalogue import systems
+
+    return tuple(system for system in systems() if system.has_recipe)
+
+
+def systems_table() -> str:
+    """All systems, with a link to the page of each that has a recipe."""
+    from tutelage.reproduction.catalogue import systems
+
+    rows = []
+    for system in systems():
+        name = f"[{system.name}]({system.slug}.md)" if system in shown_systems() else system.name
+        paper = f"[{system.arxiv}](https://arxiv.org/abs/{system.arxiv})" if system.arxiv else ""
+        rows.append(
+            [str(system.number), name, code_spans(system.title), f"{system.venue} {system.year}", paper, system.family,
+             system.status]
+        )  # fmt: skip
+    return table(["#", "system", "paper", "venue", "arXiv", "family", "status"], rows)
+
+
+def bare_system_page(system: Any) -> str:
+    """The page of a system that nobody has written about yet."""
+    parts = [f"# {system.name}", "<!-- generated: system-facts -->", "<!-- generated: system-results -->"]
+    return "\n\n".join(parts) + "\n"
+
+
+def system_facts(slug: str) -> str:
+    """What was published, what of it the package gives, and how to run it."""
+    from tutelage.reproduction.catalogue import find_system
+
+    system = find_system(slug)
+    rows = [
+        ["paper", f"{system.title}, {system.venue} {system.year}"],
+        ["arXiv", f"[{system.arxiv}](https://arxiv.org/abs/{system.arxiv})"],
+        [
+            "official code",
+            f"[{system.code}](https://github.com/{system.code})" if system.code else "no public repository",
+        ],
+        ["family", system.family],
+        ["status", system.status],
+        ["run it", f"`tutelage reproduce {system.slug}`"],
+    ]
+    blocks = [f"`{name}`" if "." in name else f"`{system.room}.{name}`" for name in system.blocks]
+    headline = "\n".join(f"- {line}" for line in system.headline)
+    return (
+        f"{system.summary}\n\n{table(['', ''], rows)}\n\n"
+        f"**Building blocks** (in `tutelage`): {', '.join(blocks)}.\n\n**Published figures**\n\n{headline}\n"
+    )
+
+
+def system_results(slug: str) -> str:
+    """What was measured, from the recorded results: every arm, and every claim with whether it holds."""
+    from tutelage.reproduction.recorded import recorded_result
+
+    text = []
+    for scale in ("quick", "full", "paper"):
+        result = recorded_result(slug, scale)
+        if result is None:
+            continue
+        text.append(f"## Measured: {scale} scale\n")
+        rows = [
+            [claim["text"], claim["criterion"], number(claim["value"]), number(claim.get("p_value")),
+             "**holds**" if claim["holds"] else "**does not hold**"]
+            for claim in result["claims"]
+        ]  # fmt: skip
+        text.append(table(["claim", "criterion", "measured", "p", ""], rows) + "\n")
+        metrics = sorted({metric for arm in result["arms"].values() for metric in arm})
+        rows = [[arm, *(spread(values.get(metric)) for metric in metrics)] for arm, values in result["arms"].items()]
+        text.append(table(["arm", *(metric.replace("_", " ") for metric in metrics)], rows) + "\n")
+        seeds = result["seeds"] if isinstance(result["seeds"], int) else len(result["seeds"])
+        text.append(f"{seeds} seeds, {result['seconds']:.0f} s in all; mean ± standard deviation over seeds.\n")
+    return "\n".join(text) or "No result is recorded yet.\n"
+
+
+def number(value: Any) -> str:
+    """A figure to four digits."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def spread(values: Any) -> str:
+    """Mean ± standard deviation of one value a seed."""
+    import statistics
+
+    if not values:
+        return ""
+    mean = statistics.fmean(values)
+    return f"{mean:.4g} ± {statistics.stdev(values):.2g}" if len(values) > 1 else f"{mean:.4g}"
