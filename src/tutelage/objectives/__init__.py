@@ -1,15 +1,101 @@
 """Objectives: what a student is asked to minimise. Each is a pure function with an `nn.Module` twin."""
 
-from tutelage.objectives.objective import Objective, registered_objectives
-from tutelage.objectives.schedules import Constant, CosineRamp, LinearRamp, LinearTemperatureAnnealing, Progress, Schedule
+from tutelage.objectives.classic import (
+    DecoupledDistillation,
+    DistDistillation,
+    KnowledgeDistillation,
+    LogitMSE,
+    UniversalLogitDistance,
+    decoupled_distillation,
+    dist_distillation,
+    knowledge_distillation,
+    logit_mse,
+    universal_logit_distance,
+)
+from tutelage.objectives.cross_entropy import (
+    CrossEntropy,
+)
+from tutelage.objectives.divergences import (
+    ForwardKL,
+    JensenShannon,
+    ReverseKL,
+    SoftCrossEntropy,
+    TokenDivergence,
+    TotalVariation,
+    forward_kl,
+    jensen_shannon,
+    predictive_confidence,
+    predictive_entropy,
+    reverse_kl,
+    soft_cross_entropy,
+    token_divergence,
+    total_variation,
+)
+from tutelage.objectives.objective import (
+    Objective,
+    registered_objectives,
+)
+from tutelage.objectives.plackett_luce import (
+    PlackettLuceDistillation,
+    list_wise_retrieval_distillation,
+    plackett_luce_distillation,
+    plackett_luce_log_likelihood,
+    teacher_optimal_permutation,
+)
+from tutelage.objectives.ranking import (
+    listmle,
+)
+from tutelage.objectives.regression import (
+    MeanSquaredError,
+)
+from tutelage.objectives.schedules import (
+    Constant,
+    CosineRamp,
+    LinearRamp,
+    LinearTemperatureAnnealing,
+    Progress,
+    Schedule,
+)
 
 __all__ = [
     "Constant",
     "CosineRamp",
+    "CrossEntropy",
+    "DecoupledDistillation",
+    "DistDistillation",
+    "ForwardKL",
+    "JensenShannon",
+    "KnowledgeDistillation",
     "LinearRamp",
     "LinearTemperatureAnnealing",
+    "LogitMSE",
+    "MeanSquaredError",
     "Objective",
+    "PlackettLuceDistillation",
     "Progress",
+    "ReverseKL",
     "Schedule",
+    "SoftCrossEntropy",
+    "TokenDivergence",
+    "TotalVariation",
+    "UniversalLogitDistance",
+    "decoupled_distillation",
+    "dist_distillation",
+    "forward_kl",
+    "jensen_shannon",
+    "knowledge_distillation",
+    "list_wise_retrieval_distillation",
+    "listmle",
+    "logit_mse",
+    "plackett_luce_distillation",
+    "plackett_luce_log_likelihood",
+    "predictive_confidence",
+    "predictive_entropy",
     "registered_objectives",
+    "reverse_kl",
+    "soft_cross_entropy",
+    "teacher_optimal_permutation",
+    "token_divergence",
+    "total_variation",
+    "universal_logit_distance",
 ]

@@ -30,7 +30,8 @@ class Objective(nn.Module):
 
     An instance can be called in two ways: with these tensors, like any PyTorch loss, or with
     `(student: Outputs, teacher: Outputs | None, batch: Batch)`, as a method does in training. It is registered under
-    its class name in snake case, so a config can name it (`name=` gives a further, shorter name).
+    its class name in snake case, so a config can name it (`name=` gives a further, shorter name); a base class that
+    is not for use has a name with a leading underscore.
 
     Attributes:
         reads: What `loss` is called with: paths that start with `student.` or `teacher.` and go on with `logits`,
@@ -48,7 +49,7 @@ class Objective(nn.Module):
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith("tutelage."):
+        if cls.__module__.startswith("tutelage.") and not cls.__name__.startswith("_"):
             _REGISTERED[snake_case(cls.__name__)] = cls
             if name is not None:
                 _REGISTERED[name] = cls

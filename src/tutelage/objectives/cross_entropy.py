@@ -1,0 +1,46 @@
+"""Learning from labels alone."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage._checks import check_in_range
+from tutelage.objectives.objective import Objective
+from tutelage.objectives.positions import IGNORE_INDEX, reduce_over_labels
+from tutelage.objectives.precision import at_least_float32
+
+
+class CrossEntropy(Objective):
+    """Mean cross-entropy with hard labels over the labelled positions of a batch, in nats.
+
+    Logits are `[..., classes]` (classes last, sequences included) and labels `[...]`. Half precision is computed in
+    float32. A batch without any label gives 0 instead of NaN.
+
+    Args:
+        label_smoothing: Share of the label that is spread evenly over all classes, in [0, 1] (Szegedy et al., 2016).
+        ignore_index: The label of positions to skip.
+
+    >>> import torch
+    >>> CrossEntropy()(torch.zeros(2, 4), torch.tensor([3, -100]))
+    tensor(1.3863)
+    """
+
+    reads = ("student.logits", "batch.target")
+
+    def __init__(self, *, label_smoothing: float = 0.0, ignore_index: int = IGNORE_INDEX) -> None:
+        super().__init__()
+        check_in_range(label_smoothing, "label_smoothing", 0, 1)
+        self.label_smoothing = label_smoothing
+        self.ignore_index = ignore_index
+
+    def loss(self, student_logits: Tensor, target: Tensor) -> Tensor:
+        """The mean over labelled positions."""
+        return reduce_over_labels(
+            lambda labels, logits: F.cross_entropy(
+                at_least_float32(logits), labels, label_smoothing=self.label_smoothing, reduction="none"
+            ),
+            target,
+            student_logits,
+            ignore_index=self.ignore_index,
+        )
