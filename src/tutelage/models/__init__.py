@@ -1,10 +1,41 @@
 """Models: small builders, one way to call any of them, specifications, saving, export and sizes.
 
-The room is lazy: `transformers` and the exporters are imported when a name that needs them is first used.
+`transformers` and the exporters are imported when a function that needs them is called.
 """
 
 from __future__ import annotations
 
 from tutelage.models.call import call_model, head_path
+from tutelage.models.export import example_inputs, export_model
+from tutelage.models.language import causal_lm, encoder_lm
+from tutelage.models.plain import convnet, mlp
+from tutelage.models.pretrained import load_pretrained
+from tutelage.models.saving import load_model, load_weights, save_model
+from tutelage.models.sizes import multiply_adds, parameter_count
+from tutelage.models.specification import BUILDERS, ModelSpecification, build_model, specification_of
+from tutelage.models.vision import convnext, resnet, swin, vit
 
-__all__ = ["call_model", "head_path"]
+__all__ = [
+    "BUILDERS",
+    "ModelSpecification",
+    "build_model",
+    "call_model",
+    "causal_lm",
+    "convnet",
+    "convnext",
+    "encoder_lm",
+    "example_inputs",
+    "export_model",
+    "head_path",
+    "load_model",
+    "load_pretrained",
+    "load_weights",
+    "mlp",
+    "multiply_adds",
+    "parameter_count",
+    "resnet",
+    "save_model",
+    "specification_of",
+    "swin",
+    "vit",
+]
