@@ -94,7 +94,7 @@ def check_same_length(first: Sized, second: Sized, first_name: str, second_name:
 
 
 def check_unit_interval(value: Tensor, name: str, *, tolerance: float = 1e-5) -> None:
-    """Raise `ValueError` unless a tensor's values lie in [0, 1]; rounding past the ends by `tolerance` is let through."""
+    """Raise `ValueError` unless a tensor's values lie in [0, 1], within `tolerance` for rounding."""
     inside = (value >= -tolerance) & (value <= 1 + tolerance)  # false for NaN
     if not inside.all():
         found = float(value[~inside].flatten()[0])
@@ -133,7 +133,9 @@ def check_probabilities(value: Tensor, name: str, *, tolerance: float = 1e-4) ->
     """Raise `ValueError` unless the last dimension holds probabilities that sum to 1 within `tolerance`."""
     check_floating(value, name)
     if (value < -tolerance).any() or not torch.isfinite(value).all():
-        raise ValueError(f"Expected argument `{name}` to hold probabilities, but it holds negative or non-finite values.")
+        raise ValueError(
+            f"Expected argument `{name}` to hold probabilities, but it holds negative or non-finite values."
+        )
     total = value.sum(dim=-1)
     error = (total - 1).abs()
     if (error > tolerance).any():
