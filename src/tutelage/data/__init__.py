@@ -1,1 +1,61 @@
-"""Data."""
+"""Data: samples that give batches for any rows, small data sets by name, and users' own files and data sets."""
+
+from tutelage.data.adapters import DatasetSamples, as_samples
+from tutelage.data.arithmetic import (
+    ArithmeticProblem,
+    answer_of,
+    arithmetic_reward,
+    generate_problems,
+    step_is_right,
+)
+from tutelage.data.arrays import ArraySamples
+from tutelage.data.characters import ByteTokenizer, CharacterTokenizer, completion_samples, train_bpe
+from tutelage.data.corruptions import CORRUPTIONS, corrupt
+from tutelage.data.loader import epoch_order, load_batches
+from tutelage.data.loading import BUILT_IN, load_data
+from tutelage.data.parts import assemble
+from tutelage.data.samples import Data, Samples, Task
+from tutelage.data.subsets import SubsetSamples, split, subset, targets_of
+from tutelage.data.transforms import (
+    StreamBatch,
+    add_class_dependent_label_noise,
+    add_uniform_label_noise,
+    corruption_stream,
+    drop_classes,
+    few_shot_subset,
+)
+
+__all__ = [
+    "BUILT_IN",
+    "CORRUPTIONS",
+    "ArithmeticProblem",
+    "ArraySamples",
+    "ByteTokenizer",
+    "CharacterTokenizer",
+    "Data",
+    "DatasetSamples",
+    "Samples",
+    "StreamBatch",
+    "SubsetSamples",
+    "Task",
+    "add_class_dependent_label_noise",
+    "add_uniform_label_noise",
+    "answer_of",
+    "arithmetic_reward",
+    "as_samples",
+    "assemble",
+    "completion_samples",
+    "corrupt",
+    "corruption_stream",
+    "drop_classes",
+    "epoch_order",
+    "few_shot_subset",
+    "generate_problems",
+    "load_batches",
+    "load_data",
+    "split",
+    "step_is_right",
+    "subset",
+    "targets_of",
+    "train_bpe",
+]

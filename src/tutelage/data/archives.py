@@ -1,0 +1,146 @@
+"""NumPy archives (`.npz`) as data: never unpickled, and never larger than they may be."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tutelage.data.arrays import ArraySamples
+from tutelage.data.parts import FRACTIONS, assemble
+from tutelage.data.samples import Data, Task
+
+INPUT_KEYS = ("inputs", "x", "X")
+TARGET_KEYS = ("target", "y", "Y")
+_PREFIXES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+
+
+def npz_data(
+    path: Path | str,
+    *,
+    task: Task | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] = (),
+    fractions: Sequence[float] = FRACTIONS,
+    seed: int = 0,
+    max_bytes: int = 4 << 30,
+) -> Data:
+    """Data from an `.npz` file.
+
+    Keys are `inputs` (or `x`) and `target` (or `y`); with parts, `train_inputs`, `validation_inputs`, `test_inputs` and
+    so on (`x_train` is read too). Parts that are missing are cut from the training part. Images of bytes (three or more
+    dimensions) are scaled to [0, 1].
+
+    Args:
+        path: The file.
+        task: Classification for integer targets and regression for reals, by default.
+        num_classes: Classes; by default one more than the largest training label.
+        class_names: A name a class.
+        fractions: Train, validation and test shares, where parts are missing.
+        seed: Fixes the cut.
+        max_bytes: The most that all arrays together may take in memory.
+
+    Raises:
+        ValueError: No such archive, an array of objects, arrays beyond `max_bytes`, no inputs or target, or bad labels.
+    """
+    path = Path(path)
+    arrays = read_npz(path, max_bytes=max_bytes)
+    parts = {}
+    for part, prefixes in _PREFIXES.items():
+        keys = [key for prefix in prefixes for key in (f"{prefix}_{{}}", f"{{}}_{prefix}")]
+        keys += ["{}"] if part == "train" else []
+        found = [(key, _first(arrays, key, INPUT_KEYS), _first(arrays, key, TARGET_KEYS)) for key in keys]
+        for key, inputs, target in found:
+            if inputs is None or part in parts:
+                continue
+            if target is None:
+                wanted = key.format("target")
+                raise ValueError(
+                    f"Expected {path} to hold {wanted!r} beside its inputs, but it holds {sorted(arrays)}."
+                )
+            parts[part] = _samples(path, inputs, target, task)
+    if "train" not in parts:
+        raise ValueError(
+            f"Expected {path} to hold 'inputs' and 'target' (or 'x' and 'y'), but it holds {sorted(arrays)}."
+        )
+    start = 0
+    for part, samples in parts.items():
+        parts[part] = ArraySamples(samples.inputs, samples.target, index=samples.index + start)
+        start += len(samples)
+    return assemble(
+        path.stem,
+        parts,
+        task=task,
+        num_classes=num_classes,
+        class_names=class_names,
+        fractions=fractions,
+        seed=seed,
+        description=f"{path.name}: {start} samples",
+    )
+
+
+def read_npz(path: Path | str, *, max_bytes: int = 4 << 30) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an `.npz` file; sizes are checked in the headers before anything is unpacked.
+
+    Raises:
+        ValueError: The file is damaged, holds Python objects, or would take more than `max_bytes`.
+    """
+    path = Path(path)
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    total = 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if not member.filename.endswith(".npy"):
+                    continue
+                with archive.open(member) as stream:
+                    version = np.lib.format.read_magic(stream)
+                    if version == (1, 0):
+                        shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+                    else:
+                        shape, _, kind = np.lib.format.read_array_header_2_0(stream)
+                if kind.hasobject:
+                    raise ValueError(
+                        f"the array {member.filename[:-4]!r} holds Python objects, which are never unpickled"
+                    )
+                if any(length < 0 for length in shape):
+                    raise ValueError(f"the array {member.filename[:-4]!r} has a negative length")
+                size = kind.itemsize
+                for length in shape:
+                    size *= length
+                total += max(size, member.file_size)
+                if total > max_bytes:
+                    raise ValueError(f"its arrays take more than max_bytes={max_bytes} bytes")
+            for member in archive.infolist():
+                if member.filename.endswith(".npy"):
+                    with archive.open(member) as stream:
+                        arrays[member.filename[:-4]] = np.lib.format.read_array(stream, allow_pickle=False)
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"Expected {path} to be a NumPy archive, but {error}.") from error
+    return arrays
+
+
+def _first(arrays: dict[str, np.ndarray[Any, Any]], key: str, names: Sequence[str]) -> np.ndarray[Any, Any] | None:
+    return next((arrays[key.format(name)] for name in names if key.format(name) in arrays), None)
+
+
+def _samples(path: Path, inputs: np.ndarray[Any, Any], target: np.ndarray[Any, Any], task: Task | None) -> ArraySamples:
+    if inputs.dtype == np.uint8 and inputs.ndim >= 3:
+        inputs = inputs.astype(np.float32) / 255
+    if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
+        raise ValueError(f"Expected the inputs of {path} to be finite, but they hold NaN or infinity.")
+    if target.ndim == 2 and target.shape[1] == 1:
+        target = target[:, 0]
+    if task == "classification" and target.dtype.kind == "f":
+        if not np.isfinite(target).all() or (target != np.round(target)).any():
+            wrong = target[~np.isfinite(target) | (target != np.round(target))].flat[0]
+            raise ValueError(f"Expected the target of {path} to hold integer classes, but got {wrong}.")
+        target = target.astype(np.int64)
+    if task == "regression":
+        target = target.astype(np.float32)
+    return ArraySamples(inputs, target)
