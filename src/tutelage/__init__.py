@@ -16,11 +16,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tutelage.batch import Batch as Batch
-    from tutelage.distill import Result as Result
-    from tutelage.distill import distill as distill
+    from tutelage.one_call import Result as Result
+    from tutelage.one_call import distill as distill
     from tutelage.outputs import Outputs as Outputs
 
-_NAMES = {"Batch": "batch", "Outputs": "outputs", "Result": "distill", "distill": "distill"}
+_NAMES = {"Batch": "batch", "Outputs": "outputs", "Result": "one_call", "distill": "one_call"}
 _ROOMS = (
     "assessment",
     "config",
@@ -40,7 +40,7 @@ __all__ = ["Batch", "Outputs", "Result", "__version__", "distill"]
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         value = getattr(importlib.import_module(f"tutelage.{_NAMES[name]}"), name)
-        globals()[name] = value  # wins over the sub-module of the same name, which the import has just bound
+        globals()[name] = value
         return value
     if name in _ROOMS:
         return importlib.import_module(f"tutelage.{name}")

@@ -40,7 +40,10 @@ class Batch:
 
     def to(self, device: torch.device | str, **options: Any) -> Batch:
         """The same batch on another device."""
-        move = lambda value: value.to(device, **options)  # noqa: E731
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, **options)
+
         inputs: Inputs
         if isinstance(self.inputs, Mapping):
             inputs = {name: move(value) for name, value in self.inputs.items()}

@@ -24,7 +24,7 @@ def resolve(name: str, registered: Mapping[str, Any], kind: str) -> Any:
     2.0
     >>> resolve("hafl", {"half": 0.5}, "schedule")
     Traceback (most recent call last):
-    ValueError: Expected the schedule to be one of 'half' or `package.module:attribute`, but got 'hafl' (did you mean 'half'?).
+    ValueError: Expected the schedule to be one of 'half' or ..., but got 'hafl' (did you mean 'half'?).
     """
     if name in registered:
         return registered[name]

@@ -15,8 +15,9 @@ from tutelage.objectives.objective import Objective, snake_case
 from tutelage.objectives.schedules import Progress, Schedule
 from tutelage.outputs import Outputs
 from tutelage.teachers.frozen import FrozenTeacher
+from tutelage.teachers.moving_average import MovingAverageTeacher
 from tutelage.teachers.teacher import Teacher, TeacherModule
-from tutelage.training.method import BaseMethod
+from tutelage.training.method import BaseMethod, Stateful
 
 Observer = Callable[[Outputs, Outputs | None, Batch], None]
 """Sees what student and teacher said about a batch (a monitor); must not change it."""
@@ -109,6 +110,15 @@ class Distillation(BaseMethod):
         ]
         for _, objective in self._terms:
             objective.advance(progress)
+
+    def after_step(self, progress: Progress) -> None:
+        """Let a moving average follow the student."""
+        if isinstance(self.teacher, MovingAverageTeacher):
+            self.teacher.update(self.student)
+
+    def stateful(self) -> dict[str, Stateful]:
+        """A moving average is part of a checkpoint; a frozen teacher is not."""
+        return {"teacher": self.teacher} if isinstance(self.teacher, MovingAverageTeacher) else {}
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted losses by objective name."""

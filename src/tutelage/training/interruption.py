@@ -39,6 +39,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # who started this process handles it
                 self._before[number] = signal.signal(number, self._ask)
         return self
 

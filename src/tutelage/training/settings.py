@@ -36,7 +36,7 @@ class TrainingSettings(StrictModel):
     their mean loss, in a last, smaller batch too.
     """
 
-    epochs: PositiveInt = Field(30, description="Passes over the training data.")
+    epochs: PositiveInt = Field(40, description="Passes over the training data.")
     max_steps: PositiveInt | None = Field(
         None, description="Optimiser steps; when given, it decides instead of `epochs`."
     )
