@@ -123,9 +123,12 @@ def find(path: str) -> griffe.Object | griffe.Alias:
 
 
 def public_names(room: str) -> list[str]:
-    """What a room's `__all__` names."""
-    names = [str(name) for name in find(room).exports or []]
-    return [name for name in names if not name.startswith("__")]
+    """What a room's `__all__` names; of a module without one, the classes and functions that it defines."""
+    documented = find(room)
+    if documented.exports is None:
+        own = [name for name, member in documented.members.items() if not member.is_alias]
+        return [name for name in own if not name.startswith("_") and documented[name].docstring]
+    return [str(name) for name in documented.exports if not str(name).startswith("__")]
 
 
 def home(room: str, name: str) -> str:
@@ -217,8 +220,7 @@ def config_reference() -> str:
 
     from tutelage import config
 
-    root = next(getattr(config, name) for name in ("DistillConfig", "Config") if hasattr(config, name))
-    sections: list[tuple[str, type[BaseModel]]] = [("", root)]
+    sections: list[tuple[str, type[BaseModel]]] = [("", config.DistillConfig)]
     text = []
     seen: set[type] = set()
     while sections:

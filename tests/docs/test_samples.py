@@ -43,13 +43,13 @@ def test_python_samples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("page", pages_with("config"))
 def test_config_samples_are_valid(page: Path, tmp_path: Path) -> None:
-    from tutelage.config import load_config
+    from tutelage.config import DistillConfig, parse_config, read_config
 
     for number, (mark, _, code, _line) in enumerate(samples(page)):
         if mark == "config":
             path = tmp_path / f"{number}.yaml"
             path.write_text(code)
-            load_config(path)
+            parse_config(read_config(path), DistillConfig)
 
 
 def test_commands_in_the_docs_exist() -> None:
