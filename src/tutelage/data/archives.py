@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tutelage.data.arrays import ArraySamples
 from tutelage.data.parts import FRACTIONS, assemble
@@ -82,14 +83,14 @@ def npz_data(
     )
 
 
-def read_npz(path: Path | str, *, max_bytes: int = 4 << 30) -> dict[str, np.ndarray[Any, Any]]:
+def read_npz(path: Path | str, *, max_bytes: int = 4 << 30) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz` file; sizes are checked in the headers before anything is unpacked.
 
     Raises:
         ValueError: The file is damaged, holds Python objects, or would take more than `max_bytes`.
     """
     path = Path(path)
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     total = 0
     try:
         with zipfile.ZipFile(path) as archive:
@@ -125,11 +126,11 @@ def read_npz(path: Path | str, *, max_bytes: int = 4 << 30) -> dict[str, np.ndar
     return arrays
 
 
-def _first(arrays: dict[str, np.ndarray[Any, Any]], key: str, names: Sequence[str]) -> np.ndarray[Any, Any] | None:
+def _first(arrays: dict[str, NDArray[Any]], key: str, names: Sequence[str]) -> NDArray[Any] | None:
     return next((arrays[key.format(name)] for name in names if key.format(name) in arrays), None)
 
 
-def _samples(path: Path, inputs: np.ndarray[Any, Any], target: np.ndarray[Any, Any], task: Task | None) -> ArraySamples:
+def _samples(path: Path, inputs: NDArray[Any], target: NDArray[Any], task: Task | None) -> ArraySamples:
     if inputs.dtype == np.uint8 and inputs.ndim >= 3:
         inputs = inputs.astype(np.float32) / 255
     if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.batch import Batch, Inputs
@@ -49,10 +50,10 @@ class ArraySamples:
 
     def __init__(
         self,
-        inputs: Tensor | Mapping[str, Any] | np.ndarray[Any, Any],
-        target: Tensor | np.ndarray[Any, Any] | None = None,
+        inputs: Tensor | Mapping[str, Any] | NDArray[Any],
+        target: Tensor | NDArray[Any] | None = None,
         *,
-        index: Tensor | np.ndarray[Any, Any] | None = None,
+        index: Tensor | NDArray[Any] | None = None,
         extras: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(inputs, Mapping):
@@ -112,7 +113,7 @@ class ArraySamples:
         part = self.batch(rows)
         return ArraySamples(part.inputs, part.target, index=part.index, extras=part.extras)
 
-    def with_target(self, target: Tensor | np.ndarray[Any, Any] | None, **extras: Tensor) -> ArraySamples:
+    def with_target(self, target: Tensor | NDArray[Any] | None, **extras: Tensor) -> ArraySamples:
         """The same inputs under other labels (noisy ones, a teacher's), and more extras if given.
 
         >>> ArraySamples(torch.zeros(2, 1), torch.tensor([0, 1])).with_target(torch.tensor([1, 1])).target.tolist()
