@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage._checks import check_non_negative, check_option
+from tutelage._checks import check_at_least, check_option
 from tutelage.batch import Batch
 from tutelage.data.samples import Samples
 from tutelage.outputs import Outputs
@@ -57,7 +58,7 @@ class TeacherCache:
         memory_budget: int = MEMORY_BUDGET,
     ) -> None:
         check_option(verify, "verify", ("use", "full"))
-        check_non_negative(memory_budget, "memory_budget")
+        check_at_least(memory_budget, "memory_budget", 0)
         self.folder = Path(folder)
         self.manifest = Manifest.load(self.folder)
         if self.manifest.index is None:
@@ -78,7 +79,7 @@ class TeacherCache:
         self._memory_budget = memory_budget
         self._rows = _RowLookup(read_index(self.folder, self.manifest))
         self.in_memory = self.manifest.count * self.bytes_per_sample <= memory_budget
-        self._shards: dict[int, np.ndarray[Any, Any]] = {}
+        self._shards: dict[int, NDArray[Any]] = {}
         self._resident: dict[torch.device, Tensor] = {}
         if verify == "full":
             for number in range(self.manifest.num_shards):
@@ -150,7 +151,7 @@ class TeacherCache:
             gathered[here] = self._shard(int(number))[place[here]]
         return torch.from_numpy(gathered)
 
-    def _shard(self, number: int) -> np.ndarray[Any, Any]:
+    def _shard(self, number: int) -> NDArray[Any]:
         """A shard's records as bytes `[records, record_bytes]`, mapped after its checksum was verified."""
         if number not in self._shards:
             self.manifest.shards[number].check(shard_path(self.folder, number))
@@ -202,7 +203,7 @@ class _RowLookup:
     An index that is not there gives some row; the caller compares the row's own index with the one it asked for.
     """
 
-    def __init__(self, index: np.ndarray[Any, Any]) -> None:
+    def __init__(self, index: NDArray[Any]) -> None:
         low, high = int(index.min()), int(index.max())
         rows = torch.arange(len(index))
         held = torch.from_numpy(np.array(index))

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage._checks import check_at_least, check_option
@@ -66,7 +67,7 @@ def check_signals(signals: Sequence[str], top_k: int | None, dtype: str) -> None
 
 def pack(
     outputs: Outputs, index: Tensor, signals: Sequence[str], *, top_k: int | None, dtype: StoredDtype
-) -> np.ndarray[Any, Any]:
+) -> NDArray[Any]:
     """The records of a batch: one for each sample, `index` first.
 
     Logits in float16 are stored less their row's maximum, which is stored in float32: a logit comes back within
@@ -140,11 +141,11 @@ def _top_columns(logits: Tensor, top_k: int, dtype: StoredDtype) -> dict[str, Te
             "leave it out to store all logits."
         )
     log_probs = logits.log_softmax(dim=-1)
-    top = log_probs.topk(top_k, dim=-1)
-    log_rest = log_probs.scatter(-1, top.indices, -torch.inf).logsumexp(dim=-1)
+    classes = logits.topk(top_k, dim=-1).indices
+    log_rest = log_probs.scatter(-1, classes, -torch.inf).logsumexp(dim=-1)
     return {
-        **_shifted("top_log_probs", top.values.clamp_min(LOWEST), dtype),
-        "top_classes": top.indices.to(torch.uint16 if num_classes <= 1 << 16 else torch.int32),
+        **_shifted("top_log_probs", log_probs.gather(-1, classes).clamp_min(LOWEST), dtype),
+        "top_classes": classes.to(torch.uint16 if num_classes <= 1 << 16 else torch.int32),
         "log_rest": log_rest.clamp_min(LOWEST),
     }
 

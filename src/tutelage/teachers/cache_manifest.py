@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tutelage.files import read_json, sha256_of, write_json
 from tutelage.teachers.cache_format import Layout, StoredDtype
@@ -161,7 +162,7 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.npy"
 
 
-def read_records(folder: Path, manifest: Manifest, number: int) -> np.ndarray[Any, Any]:
+def read_records(folder: Path, manifest: Manifest, number: int) -> NDArray[Any]:
     """A shard's records, mapped into memory, not read.
 
     Raises:
@@ -174,7 +175,7 @@ def read_records(folder: Path, manifest: Manifest, number: int) -> np.ndarray[An
     return records
 
 
-def read_index(folder: Path, manifest: Manifest) -> np.ndarray[Any, Any]:
+def read_index(folder: Path, manifest: Manifest) -> NDArray[Any]:
     """The stable index of every row, checked against its checksum."""
     path = folder / INDEX_NAME
     assert manifest.index is not None
@@ -185,9 +186,9 @@ def read_index(folder: Path, manifest: Manifest) -> np.ndarray[Any, Any]:
     return index
 
 
-def _load_array(path: Path) -> np.ndarray[Any, Any]:
+def _load_array(path: Path) -> NDArray[Any]:
     try:
-        return cast(np.ndarray[Any, Any], np.load(path, mmap_mode="r", allow_pickle=False))
+        return cast(NDArray[Any], np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"Expected {path} to be a .npy file, but it is damaged: {error}.") from error
 

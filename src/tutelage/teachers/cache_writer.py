@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage._checks import check_at_least
@@ -31,7 +32,7 @@ from tutelage.teachers.teacher import Teacher
 
 _SHARD_BYTES = 64 << 20
 
-Records = np.ndarray[Any, Any]
+Records = NDArray[Any]
 Ask = Callable[[range], Iterator[tuple[Outputs, Tensor]]]
 """What a teacher says about the samples of some rows, batch by batch, with their stable indices."""
 

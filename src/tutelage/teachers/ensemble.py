@@ -34,7 +34,7 @@ class EnsembleTeacher(TeacherModule):
 
     >>> one = lambda batch: Outputs(logits=torch.tensor([[0.0, 2.0]]))
     >>> two = lambda batch: Outputs(logits=torch.tensor([[4.0, 0.0]]))
-    >>> EnsembleTeacher([one, two], weights=[3, 1])(Batch(torch.zeros(1, 1), None, torch.arange(1))).logits
+    >>> EnsembleTeacher([one, two], weights=[3.0, 1.0])(Batch(torch.zeros(1, 1), None, torch.arange(1))).logits
     tensor([[1.0000, 1.5000]])
     """
 

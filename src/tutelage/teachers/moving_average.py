@@ -47,7 +47,7 @@ class ExponentialMovingAverage(nn.Module):
 
     def __init__(self, model: nn.Module, *, momentum: float = 0.999, buffers: BufferPolicy = "copy") -> None:
         super().__init__()
-        check_in_range(momentum, "momentum", 0, 1)
+        check_in_range(momentum, "momentum", 0.0, 1.0)
         check_option(buffers, "buffers", ("copy", "average", "ignore"))
         self.momentum = momentum
         self.buffer_policy = buffers
@@ -71,7 +71,7 @@ class ExponentialMovingAverage(nn.Module):
         """
         if momentum is None:
             momentum = self.momentum
-        check_in_range(momentum, "momentum", 0, 1)
+        check_in_range(momentum, "momentum", 0.0, 1.0)
         averaged = list(_pairs(self.module.parameters(), model.parameters(), "parameter"))
         copied: list[tuple[Tensor, Tensor]] = []
         if self.buffer_policy != "ignore":

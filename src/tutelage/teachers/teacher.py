@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -25,7 +25,7 @@ class TeacherModule(nn.Module):
     The type tells teachers from plain networks: a plain `nn.Module` given as a teacher is wrapped in `FrozenTeacher`.
     """
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> TeacherModule:
         """Keep evaluation mode, whatever is asked."""
         return super().train(False)
 
