@@ -2,7 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
 
-def assess() -> None:
-    """Not there yet."""
-    raise ValueError("`tutelage assess` is not there yet.")
+import typer
+
+
+def assess(
+    model: Annotated[Path, typer.Argument(help="The saved model to assess.")],
+    other: Annotated[Path | None, typer.Argument(metavar="MODEL_B", help="A second model to compare with.")] = None,
+    data: Annotated[str, typer.Option(help="Data by name, file or folder; its test part is asked.")] = ...,  # type: ignore[assignment]
+    data_option: Annotated[
+        list[str] | None, typer.Option("--data-option", help="An option of the data, such as `flat=true`; repeatable.")
+    ] = None,
+    teacher: Annotated[Path | None, typer.Option(help="A saved model that the others learned from.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for `report.html` and `report.json`.")] = Path("assessment"),
+    name: Annotated[str, typer.Option(help="The report's title.")] = "",
+    robustness: Annotated[bool, typer.Option(help="Attack the models, which takes the longest.")] = True,
+    device: Annotated[str | None, typer.Option(help="Where to run; the GPU by default if there is one.")] = None,
+) -> None:
+    """Say what a saved model knows, and write a report card; with two models, say which is better and how surely.
+
+    A model is a run's folder, a `.safetensors` file with its JSON, or a folder in the form of `transformers`.
+    """
+    from tutelage.reporting import print_report, report_on_saved_models, write_report
+    from tutelage.reporting.saved_models import parse_options
+    from tutelage.reproduction.environment import environment
+
+    report = report_on_saved_models(
+        [model] if other is None else [model, other],
+        data,
+        data_options=parse_options(data_option or []),
+        teacher=teacher,
+        title=name,
+        environment=environment(),
+        robustness=robustness,
+        device=device,
+    )
+    page = write_report(out / "report.html", report)
+    print_report(report)
+    print(f"Report: {page}")

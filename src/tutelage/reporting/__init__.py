@@ -2,6 +2,20 @@
 
 from tutelage.reporting.html import render_report, write_report
 from tutelage.reporting.report import ArmResult, Report, read_report
+from tutelage.reporting.saved_models import mcnemar_comparison, report_on_models, report_on_saved_models
 from tutelage.reporting.summary import summary_sentence
+from tutelage.reporting.tables import print_report, report_table
 
-__all__ = ["ArmResult", "Report", "read_report", "render_report", "summary_sentence", "write_report"]
+__all__ = [
+    "ArmResult",
+    "Report",
+    "mcnemar_comparison",
+    "print_report",
+    "read_report",
+    "render_report",
+    "report_on_models",
+    "report_on_saved_models",
+    "report_table",
+    "summary_sentence",
+    "write_report",
+]

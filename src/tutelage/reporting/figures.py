@@ -22,6 +22,7 @@ COLOURS = 8
 _CURVES = 6
 _POINTS = 150
 _TABLE_ROWS = 24
+_STRAY = 5  # a call that takes this many medians was interrupted: it is told of, and not drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,12 +296,20 @@ def latency_figure(report: Report, tones: Sequence[str]) -> Figure | None:
     shown = metric("latency_ms")
     strips: list[charts.Strip] = []
     sizes: dict[Any, None] = {}
+    notes = ["A dot is one call, the tick the median."]
     for name, tone, cards in groups:
         values = [v for card in cards for x in card.latency.get("milliseconds", []) if (v := _number(x)) is not None]
         sizes |= {card.latency["batch_size"]: None for card in cards if card.latency.get("batch_size")}
-        if values:
-            median = statistics.median(values)
-            strips.append(charts.Strip(name, tone, values, median, f"{shown.format(median)} ms"))
+        if not values:
+            continue
+        median = statistics.median(values)
+        drawn = [value for value in values if value <= _STRAY * median] or values
+        if len(drawn) < len(values):
+            slow = len(values) - len(drawn)
+            notes.append(
+                f"{name}: {slow} of {len(values)} calls took up to {shown.format(max(values))} ms (not drawn)."
+            )
+        strips.append(charts.Strip(name, tone, drawn, median, f"{shown.format(median)} ms"))
     if not strips:
         return None
     chart = charts.strip_chart(
@@ -308,12 +317,9 @@ def latency_figure(report: Report, tones: Sequence[str]) -> Figure | None:
         description="Median latency: " + "; ".join(f"{strip.name} {strip.text}" for strip in strips),
         from_zero=True,
     )
-    batch = f" Batch of {', '.join(map(str, sizes))}." if sizes else ""
-    return Figure(
-        "Milliseconds a batch",
-        chart,
-        " ".join(filter(None, [f"A dot is one call, the tick the median.{batch}", _limited(report)])),
-    )
+    if sizes:
+        notes.insert(1, f"Batch of {', '.join(map(str, sizes))}.")
+    return Figure("Milliseconds a batch", chart, " ".join(filter(None, [*notes, _limited(report)])))
 
 
 def shares_bar(student_right: int, teacher_right: int, count: int, most: int) -> Markup:

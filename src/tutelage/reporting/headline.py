@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from tutelage.reporting.report import ArmResult, Report
 SIGNIFICANCE = 0.05
 """A p-value below this is called significant."""
 
+Mark = Literal["", "best", "level"]
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -19,12 +22,14 @@ class Cell:
 
     Attributes:
         text: The figure, `mean ± deviation` over seeds; empty where it was not measured.
-        mark: `"best"` for the best arm of the column, `"level"` for an arm that a test does not tell from the best.
+        mark: `"best"` for the best arm of the column, `"level"` for an arm that is not told apart from the best.
+        note: Why an arm is level with the best.
         lost: Seeds whose value is NaN or infinite.
     """
 
     text: str
-    mark: Literal["", "best", "level"] = ""
+    mark: Mark = ""
+    note: str = ""
     lost: int = 0
 
 
@@ -52,7 +57,7 @@ def headline_table(report: Report, names: tuple[str, ...] = HEADLINE) -> Headlin
 
     The best mean of a column is marked when at least two arms have the metric and their means differ; an arm with a
     lost seed is never best. An arm is marked level with the best when `report.comparisons` holds a test between the two
-    on that metric which is not significant.
+    on that metric which is not significant, or when its latency is within the quartiles of the best arm's timings.
 
     Args:
         report: The report.
@@ -72,7 +77,7 @@ def headline_table(report: Report, names: tuple[str, ...] = HEADLINE) -> Headlin
     rows = []
     if teacher:
         cells = tuple(
-            _cell([teacher.metrics[column.name]] if column.name in teacher.metrics else [], column, "")
+            _cell([teacher.metrics[column.name]] if column.name in teacher.metrics else [], column, ("", ""))
             for column in columns
         )
         rows.append(Row(teacher.name, "teacher", None, 1, cells))
@@ -82,29 +87,43 @@ def headline_table(report: Report, names: tuple[str, ...] = HEADLINE) -> Headlin
     return Headline(columns, tuple(rows))
 
 
-def _cell(values: list[float], column: Metric, mark: Literal["", "best", "level"]) -> Cell:
+def _cell(values: list[float], column: Metric, marked: tuple[Mark, str]) -> Cell:
     spread = Spread.of(values)
-    return Cell(spread.format(column) if values else "", mark, spread.lost)
+    return Cell(spread.format(column) if values else "", *marked, spread.lost)
 
 
-def _marks(report: Report, column: Metric) -> list[Literal["", "best", "level"]]:
-    """The mark of every arm in one column."""
+def _marks(report: Report, column: Metric) -> list[tuple[Mark, str]]:
+    """The mark of every arm in one column, and why it is level."""
     best = best_arms(report.arms, column)
-    marks: list[Literal["", "best", "level"]] = []
+    marks: list[tuple[Mark, str]] = []
     for position, arm in enumerate(report.arms):
+        rivals = [report.arms[place] for place in best]
         if position in best:
-            marks.append("best")
-            continue
-        tests = [
-            is_significant(comparison)
-            for comparison in report.comparisons
-            if comparison.get("metric") == column.name
-            and any(
-                {comparison.get("arm"), comparison.get("baseline")} == {arm.name, report.arms[i].name} for i in best
-            )
-        ]
-        marks.append("level" if False in tests else "")
+            marks.append(("best", ""))
+        elif any(_untold(report, arm.name, rival.name, column.name) for rival in rivals):
+            marks.append(("level", "not significantly different from the best"))
+        elif column.name == "latency_ms" and any(_same_speed(arm, rival) for rival in rivals):
+            marks.append(("level", "within the spread of the best’s timings"))
+        else:
+            marks.append(("", ""))
     return marks
+
+
+def _untold(report: Report, arm: str, rival: str, name: str) -> bool:
+    """Whether a test between two arms found no significant difference in a metric."""
+    return any(
+        is_significant(comparison) is False
+        for comparison in report.comparisons
+        if comparison.get("metric") == name and {comparison.get("arm"), comparison.get("baseline")} == {arm, rival}
+    )
+
+
+def _same_speed(arm: ArmResult, rival: ArmResult) -> bool:
+    """Whether an arm's median latency is within the quartiles of a quicker one's timings."""
+    own, other = (
+        [value for card in one.cards for value in card.latency.get("milliseconds", [])] for one in (arm, rival)
+    )
+    return len(own) > 1 and len(other) > 1 and statistics.median(own) <= statistics.quantiles(other)[2]
 
 
 def best_arms(arms: list[ArmResult], column: Metric) -> list[int]:

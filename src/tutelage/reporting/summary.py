@@ -96,7 +96,7 @@ def key_figures(report: Report) -> list[KeyFigure]:
         ("latency_ms", "Quicker", "Slower"),
     ):
         own, other = Spread.of(best.values(name)).mean, taught.get(name, math.nan)
-        if own > 0 and other > 0:
+        if own > 0 and other > 0 and max(own, other) / min(own, other) >= 1.05:
             shown = metric(name)
             label, ratio = (smaller, other / own) if other >= own else (larger, own / other)
             note = f"{shown.format_unit(own)}, teacher {shown.format_unit(other)}"
