@@ -215,10 +215,10 @@ def _regression(card: ReportCard, room: _ExamRoom, batch_size: int) -> None:
     if student.ndim == target.ndim + 1 and student.shape[-1] == 1:
         student = student.squeeze(-1)
     check_same_shape(student, target, "model outputs", "target")
-    error = (student.double() - target.double()).flatten(1) if target.ndim > 1 else (student - target).double()[:, None]
+    values = target.double().reshape(len(target), -1)
+    error = student.double().reshape(len(target), -1) - values
     card.metrics["mean_squared_error"] = float(error.square().mean())
     card.metrics["mean_absolute_error"] = float(error.abs().mean())
-    values = target.double().reshape(len(target), -1)
     spread = (values - values.mean(dim=0)).square().sum(dim=0)
     varies = spread > 0
     if varies.any():
@@ -238,6 +238,8 @@ def _language(card: ReportCard, room: _ExamRoom, outputs: Outputs, batch_size: i
         asked = room.ask_teacher(batch)
         teacher_rows = None if asked is None else _rows(asked, batch.target.shape, "teacher")
         kept = (target != IGNORED).nonzero().squeeze(1)
+        if not len(kept):
+            continue
         tokens += len(kept)
         width = student_rows(kept[:1]).shape[-1]
         for part in kept.split(max(1, ROW_BUDGET // width)):  # type: ignore[no-untyped-call]

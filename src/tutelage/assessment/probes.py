@@ -55,12 +55,12 @@ def linear_probe(
         x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
     generator = torch.Generator().manual_seed(seed)
     bound = x.shape[1] ** -0.5
-    weight, bias = (
-        ((2 * torch.rand(shape, generator=generator) - 1) * bound).to(x.device).requires_grad_()
-        for shape in ((classes, x.shape[1]), (classes,))
-    )
-    optimizer = torch.optim.AdamW([weight, bias])
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode
+        weight, bias = (
+            ((2 * torch.rand(shape, generator=generator) - 1) * bound).to(x.device).requires_grad_()
+            for shape in ((classes, x.shape[1]), (classes,))
+        )
+        optimizer = torch.optim.AdamW([weight, bias])
         x, y = x.clone(), y.clone()
         for _ in range(epochs):
             for rows in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):  # type: ignore[no-untyped-call]

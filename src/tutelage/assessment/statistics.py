@@ -313,7 +313,7 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """
     values = _p_values(p_values)
     order = np.argsort(values, kind="stable")[::-1]
-    scaled = values[order] * len(values) / np.arange(len(values), 0, -1)
+    scaled = values[order] * (len(values) / np.arange(len(values), 0, -1))
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum.accumulate(scaled)
     return [float(value) for value in np.minimum(adjusted, 1.0)]
