@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,6 +67,12 @@ class DatasetSamples:
         found = [target for _, target in items]
         target = None if found[0] is None else as_target(_stack(found, "target"))
         return Batch(inputs, target, rows.long())
+
+    @functools.cached_property
+    def targets(self) -> Tensor | None:
+        """All targets, `[samples, …]`, or None; reads every item once."""
+        found = [_parts(self.dataset[row])[1] for row in range(len(self))]
+        return None if found[0] is None else as_target(_stack(found, "target"))
 
     def fingerprint(self) -> str:
         """SHA-256 over the content of every item; computed once."""

@@ -19,6 +19,7 @@ ALPHABET = "0123456789+-*%()=;" + ANSWER_MARK
 """Every character that problems, explanations and answers are written in."""
 
 _LARGEST_FACTOR_OF = 1000  # products stay below ten thousand
+_MOST_MISSES = 5000  # draws in a row that give nothing new: hardly any problem is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +134,13 @@ def generate_problems(
         problem = _draw(random_state, random_state.choice(list(operands)), operations, 10**digits - 1, modulus)
         if problem.prompt in seen:
             misses += 1
-            if misses > 100 * (count + 100):
+            if misses > _MOST_MISSES:
                 raise ValueError(
                     f"Expected at most as many problems as there are, but only {len(problems)} of {count} distinct "
                     "ones were found; allow more digits, operands or operations."
                 )
             continue
+        misses = 0
         seen.add(problem.prompt)
         problems.append(problem)
     return problems

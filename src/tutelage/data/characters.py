@@ -51,7 +51,7 @@ class CharacterTokenizer:
         except KeyError as error:
             raise ValueError(f"Expected characters of {self.alphabet!r}, but got {error.args[0]!r}.") from error
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The text of some ids; special tokens are left out."""
         return "".join(self.alphabet[number - 3] for number in map(int, ids) if number >= 3)
 
@@ -62,7 +62,7 @@ class CharacterTokenizer:
 
         special = {"<pad>": 0, "<s>": 1, "</s>": 2}
         fast = FastTokenizer(models.WordLevel({**special, **self._ids}, unk_token="<pad>"))
-        fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s)."), "isolated")
+        fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         fast.decoder = decoders.Fuse()
         return _wrap(fast)
 
@@ -86,7 +86,7 @@ class ByteTokenizer:
         """The ids of a text, without special tokens."""
         return [byte + 3 for byte in text.encode("utf-8")]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The text of some ids; special tokens are left out, and broken characters become U+FFFD."""
         return bytes(number - 3 for number in map(int, ids) if number >= 3).decode("utf-8", errors="replace")
 

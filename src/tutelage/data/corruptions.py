@@ -87,7 +87,7 @@ def _pixelate(images: Tensor, severity: int, generator: torch.Generator) -> Tens
     height, width = images.shape[-2:]
     share = (0.75, 0.6, 0.5, 0.4, 0.3)[severity - 1]
     small = F.interpolate(images, (max(1, round(share * height)), max(1, round(share * width))), mode="area")
-    return F.interpolate(small, (height, width), mode="nearest")
+    return F.interpolate(small, (height, width), mode="nearest-exact")
 
 
 def _elastic(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:

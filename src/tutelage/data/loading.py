@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def _hugging_face(path: Path, options: dict[str, Any]) -> Data:
     )
 
 
-def _call(name: str, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+def _call(name: str, make: Any, options: dict[str, Any]) -> Any:
     """Call a maker of data with options that it has; a wrong one is named."""
     if not callable(make):
         raise ValueError(f"Expected the data {name!r} to be a function, but got {type(make).__name__}.")

@@ -102,7 +102,7 @@ def split(
         samples: What is cut.
         fractions: The share of every part, summing to 1; or whole numbers: the size of every part.
         seed: Fixes the cut.
-        stratify: Keep every class in proportion, to within one sample a part; by default whenever targets are
+        stratify: Keep every class in proportion, to within two samples a part; by default whenever targets are
             `[samples]` classes.
 
     Returns:
