@@ -99,16 +99,19 @@ def export_model(
     specification = specification or specification_of(model)
     model = copy.deepcopy(model).cpu().eval()
     inputs = _at_least_two(example_inputs)
+    program = _Logits(copy.deepcopy(model), inputs).float().eval()
+    tensors = program.tensors(inputs)
     exported = []
     for name in dict.fromkeys(formats):
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as workplace, _quiet():
             if name == "safetensors":
-                file, difference = _safetensors(model, Path(workplace), inputs, specification)
+                file = save_model(workplace, model, specification)
+                restored = _Logits(load_model(file), inputs).float()
+                difference = _compare(program, restored, tensors, 0.0, name)
             else:
-                program = _Logits(model, inputs).float().eval()
                 write = _torch_export if name == "torch_export" else _onnx
-                file, difference = write(program, Path(workplace), program.tensors(inputs), tolerance)
+                file, difference = write(program, Path(workplace), tensors, tolerance)
             written = sorted(Path(workplace).iterdir(), key=lambda part: part == file)  # companions first
             size = sum(part.stat().st_size for part in written)
             for part in written:
@@ -166,7 +169,7 @@ class _Logits(nn.Module):
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model)
+        self.model = model
         self.names = list(inputs) if isinstance(inputs, dict) else None
 
     def forward(self, *tensors: Tensor) -> Tensor:
@@ -178,15 +181,6 @@ class _Logits(nn.Module):
     def tensors(self, inputs: Inputs) -> tuple[Tensor, ...]:
         found = tuple(inputs.values()) if isinstance(inputs, dict) else (inputs,)
         return tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in found)
-
-
-def _safetensors(
-    model: nn.Module, workplace: Path, inputs: Inputs, specification: Specification | None
-) -> tuple[Path, float]:
-    file = save_model(workplace, model, specification)
-    restored = load_model(file)
-    first, second = _run(model, inputs), _run(restored, inputs)
-    return file, _difference(second, first, 0.0, "safetensors")
 
 
 def _torch_export(
@@ -202,12 +196,13 @@ def _onnx(program: _Logits, workplace: Path, tensors: tuple[Tensor, ...], tolera
     import onnxruntime
 
     file = workplace / "model.onnx"
-    choose_attention = getattr(program.model, "set_attn_implementation", None)
+    traced = copy.deepcopy(program)
+    choose_attention = getattr(traced.model, "set_attn_implementation", None)
     if callable(choose_attention):
         choose_attention("eager")  # fused attention does not always decompose into ONNX operators
     names = program.names or ["inputs"]
     graph = torch.onnx.export(
-        _trace(program, tensors),
+        _trace(traced, tensors),
         tensors,
         input_names=names,
         output_names=["logits"],
@@ -258,13 +253,6 @@ def _difference(restored: Tensor, original: Tensor, tolerance: float, name: str)
             f"but they differ by {difference:.3g}."
         )
     return difference
-
-
-def _run(model: nn.Module, inputs: Inputs) -> Tensor:
-    with torch.no_grad():
-        logits = call_model(model, inputs).logits
-    assert logits is not None
-    return logits
 
 
 def _at_least_two(inputs: Inputs) -> Inputs:

@@ -60,7 +60,7 @@ def causal_lm(
     tokens = {"pad_token_id": pad_token_id, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
     for name, token in tokens.items():
         if token is not None:
-            check_in_range(token, name, 0, vocab_size - 1)
+            _check_token(token, name, vocab_size)
     intermediate_size = intermediate_size or 4 * hidden_size
     if architecture == "gpt2":
         model = new_model(
@@ -135,7 +135,7 @@ def encoder_lm(
     """
     _check_language_sizes(vocab_size, hidden_size, num_layers, num_heads, max_length, dropout)
     check_at_least(num_classes, "num_classes", 1)
-    check_in_range(pad_token_id, "pad_token_id", 0, vocab_size - 1)
+    _check_token(pad_token_id, "pad_token_id", vocab_size)
     return new_model(
         "BertForSequenceClassification",
         vocab_size=vocab_size,
@@ -159,3 +159,8 @@ def _check_language_sizes(
     check_at_least(num_layers, "num_layers", 1)
     check_at_least(max_length, "max_length", 1)
     check_in_range(dropout, "dropout", 0.0, 1.0)
+
+
+def _check_token(token: int, name: str, vocab_size: int) -> None:
+    if not 0 <= token < vocab_size:
+        raise ValueError(f"Expected argument `{name}` to be a token in [0, {vocab_size}), but got {token}.")

@@ -25,9 +25,10 @@ def parameter_count(model: nn.Module, *, trainable_only: bool = False) -> int:
 def multiply_adds(model: nn.Module, inputs: Inputs) -> int:
     """Multiply–adds of one forward call for the whole of `inputs`: half the floating-point operations PyTorch counts.
 
-    PyTorch's `FlopCounterMode` counts matrix products, convolutions and attention, a multiply–add as two operations;
-    additions of a bias, activations and normalizations are not counted. Give a batch of one for the cost of a sample.
-    The model is called in evaluation mode, without gradients, and left as it was.
+    PyTorch's `FlopCounterMode` counts matrix products and convolutions, a multiply–add as two operations; additions
+    of a bias, activations and normalizations are not counted. Attention counts in full, masked positions too: it is
+    computed unfused here, since the counter misses the fused form on a CPU. Give a batch of one for the cost of a
+    sample. The model is called in evaluation mode, without gradients, and left as it was.
 
     Args:
         model: Any model that `call_model` can call.
@@ -36,12 +37,13 @@ def multiply_adds(model: nn.Module, inputs: Inputs) -> int:
     >>> multiply_adds(nn.Linear(3, 2), torch.zeros(1, 3))
     6
     """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             call_model(model, inputs)
     finally:
         for module in training:

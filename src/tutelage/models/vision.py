@@ -164,6 +164,12 @@ def swin(
     num_heads, depths = _stages(num_heads, depths, name="num_heads")
     for stage, heads in enumerate(num_heads):
         check_heads(hidden_size * 2**stage, heads)
+    sides = [side // patch_size // 2 ** (len(depths) - 1) for side in shape[1:]]
+    if min(sides) < 1 or (min(sides) < window_size and sides[0] != sides[1]):
+        raise ValueError(
+            f"Expected argument `window_size` to fit the last stage's {sides[0]}×{sides[1]} patches, "
+            f"but got {window_size} (a square image may be smaller than the window)."
+        )
     return new_model(
         "SwinForImageClassification",
         num_channels=shape[0],
