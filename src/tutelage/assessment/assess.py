@@ -125,18 +125,24 @@ def assess(
     return card
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _ExamRoom:
-    """Who is asked what."""
+    """Who is asked what; `low` and `high` become the range of the floating-point inputs that were handed out."""
 
     model: nn.Module
     teacher: Teacher | nn.Module | None
     samples: Samples
     device: torch.device
+    low: float = math.inf
+    high: float = -math.inf
 
     def batches(self, size: int) -> Iterator[Batch]:
         for rows in torch.arange(len(self.samples)).split(size):  # type: ignore[no-untyped-call]
-            yield self.samples.batch(rows).to(self.device)
+            batch = self.samples.batch(rows).to(self.device)
+            if isinstance(batch.inputs, Tensor) and batch.inputs.is_floating_point():
+                self.low = min(self.low, float(batch.inputs.min()))
+                self.high = max(self.high, float(batch.inputs.max()))
+            yield batch
 
     def ask_teacher(self, batch: Batch) -> Outputs | None:
         """The teacher's outputs on the model's device."""
@@ -267,8 +273,7 @@ def _robustness(card: ReportCard, room: _ExamRoom, first: Batch, options: dict[s
         if options:
             raise ValueError("Expected labelled samples of one floating-point input tensor for `robustness`.")
         return
-    ranges = [torch.stack(batch.inputs.aminmax()) for batch in room.batches(256) if isinstance(batch.inputs, Tensor)]
-    low, high = float(min(pair[0] for pair in ranges)), float(max(pair[1] for pair in ranges))
+    low, high = room.low, room.high
     if not options and inputs.ndim < 3 and not 0 <= low <= high <= 1:
         return  # one radius says nothing about columns in different units
     settings: dict[str, Any] = {

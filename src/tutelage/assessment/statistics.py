@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -127,8 +127,7 @@ def sign_flip_test(
     else:
         hits = sums <= observed + slack
     p_value = float(hits.mean()) if exact else float((1 + hits.sum()) / (1 + len(hits)))
-    interval = _student(difference, _standard_error(difference), n, alternative, level)
-    return PairedComparison(interval.difference, interval.ci_low, interval.ci_high, p_value, n, level, alternative)
+    return replace(_student(difference, _standard_error(difference), n, alternative, level), p_value=p_value)
 
 
 def wilcoxon_test(
