@@ -156,7 +156,8 @@ class TeacherCache:
         if number not in self._shards:
             self.manifest.shards[number].check(shard_path(self.folder, number))
             records = read_records(self.folder, self.manifest, number)
-            self._shards[number] = records.view(np.uint8).reshape(len(records), self.bytes_per_sample)
+            as_bytes = np.asarray(records).view(np.uint8)  # an `np.memmap` is slow to index; its base is mapped as well
+            self._shards[number] = as_bytes.reshape(len(records), self.bytes_per_sample)
         return self._shards[number]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -192,7 +192,8 @@ class Layout:
         """One column `[batch, …]` of records given as bytes `[batch, record_bytes]` (uint8), in its stored type."""
         place = self._columns[name]
         part = records[:, place.start : place.stop].clone(memory_format=torch.contiguous_format)
-        return part.view(place.dtype).view(len(records), *place.shape)
+        typed = part.view(place.dtype)
+        return typed if len(place.shape) == 1 else typed.view(records.shape[0], *place.shape)
 
     def outputs(self, records: Tensor) -> Outputs:
         """All signals of records `[batch, record_bytes]` as float32."""
