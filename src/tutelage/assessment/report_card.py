@@ -15,11 +15,12 @@ class ReportCard:
         task: The data's task.
         num_samples: How many samples were asked.
         metrics: Headline figures by metric name (`accuracy`, `top5_accuracy`, `negative_log_likelihood`, `brier_score`,
-            `expected_calibration_error`, `teacher_agreement`, `teacher_error_agreement` (on samples that the teacher gets
-            wrong), `teacher_kl`, `robust_accuracy` (at the largest attack radius), `parameters`, `multiply_adds`,
-            `latency_ms`, `latency_p95_ms`, …). Fractions, not per cent; nats; milliseconds. Whatever does not apply is absent.
-        reliability: `{"confidence": [...], "accuracy": [...], "count": [...]}`, one entry a bin that holds samples; empty if
-            not asked.
+            `expected_calibration_error`, `teacher_agreement`, `teacher_error_agreement` (on samples that the teacher
+            gets wrong), `teacher_kl`, `robust_accuracy` (at the largest attack radius), `parameters`, `multiply_adds`,
+            `latency_ms`, `latency_p95_ms`, …). Fractions, not per cent; nats; milliseconds. Whatever does not apply is
+            absent.
+        reliability: `{"confidence": [...], "accuracy": [...], "count": [...]}`, one entry a bin that holds samples;
+            empty if not asked.
         robustness: `{"epsilon": [...], "accuracy": [...]}`: accuracy under attack by attack radius; empty if not asked.
         latency: `{"milliseconds": [...], "batch_size": n}`: single measurements; empty if not asked.
         partings: Where student and teacher part, most frequent first:

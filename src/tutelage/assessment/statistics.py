@@ -157,10 +157,8 @@ def wilcoxon_test(
     difference = _differences(a, b, alternative, level)
     some = difference[difference != 0]
     p_value = float(wilcoxon(some, alternative=alternative).pvalue) if len(some) else 1.0
-    interval = _student(difference, _standard_error(difference), len(difference), alternative, level)
-    return PairedComparison(
-        interval.difference, interval.ci_low, interval.ci_high, p_value, len(difference), level, alternative
-    )
+    plain = _student(difference, _standard_error(difference), len(difference), alternative, level)
+    return replace(plain, p_value=p_value)
 
 
 def clustered_comparison(
