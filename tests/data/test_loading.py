@@ -110,6 +110,10 @@ def test_wrong_names(tmp_path: Path) -> None:
     (tmp_path / "signals.npz").touch()
     with pytest.raises(ValueError, match=r"no such file or folder .did you mean '.*signals\.npz'"):
         load_data(tmp_path / "signal.npz")
+    with pytest.raises(ValueError, match="empty name"):
+        load_data("")
+    with pytest.raises(ValueError, match=r"right types for the data 'digits', but got fractions=0\.5"):
+        load_data("digits", fractions=0.5)
     with pytest.raises(ValueError, match="no such file"):
         load_data("nowhere/at/all.csv")
     (tmp_path / "model.pt").touch()

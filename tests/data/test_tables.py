@@ -122,6 +122,12 @@ def test_identifiers_are_no_categories() -> None:
         table_data("toy", {"train": many}, target_column="kind")
 
 
+def test_dates_and_lists_are_no_categories() -> None:
+    for values in (pandas.date_range("2020", periods=60), [[1, 2]] * 60):
+        with pytest.raises(ValueError, match="'odd' of toy to hold numbers or categories"):
+            table_data("toy", {"train": frame().assign(odd=values)}, target_column="kind")
+
+
 def test_infinite_numbers() -> None:
     with pytest.raises(ValueError, match="finite"):
         table_data("toy", {"train": frame().assign(height=np.inf)}, target_column="kind")

@@ -56,6 +56,8 @@ def load_data(name_or_path: str | Path, **options: Any) -> Data:
     ValueError: Expected the data to be one of 'arithmetic', ..., but got 'digitz' (did you mean 'digits'?).
     """
     name = str(name_or_path)
+    if not name:
+        raise ValueError("Expected the data to be named, but got an empty name.")
     if name in BUILT_IN:
         return _data(name, _call(name, BUILT_IN[name], options))
     path = Path(name_or_path).expanduser()
@@ -157,7 +159,15 @@ def _call(name: str, make: Any, options: dict[str, Any]) -> Any:
                     f"Expected the options of the data {name!r} to be among {listed}, "
                     f"but got `{option}`{nearest(option, known)}."
                 )
-    return make(**options)
+    try:
+        return make(**options)
+    except TypeError as error:
+        if not getattr(make, "__module__", "").startswith("tutelage.data"):
+            raise  # a fault of the user's own function, best read where it happened
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items() if option != "frames")
+        raise ValueError(
+            f"Expected options of the right types for the data {name!r}, but got {given}: {error}."
+        ) from error
 
 
 def _data(name: str, made: Any) -> Data:

@@ -223,6 +223,12 @@ def _features(
                 blocks[part].append(np.nan_to_num((value - mean) / scale)[:, None])
             names.append(column)
             continue
+        first = train[column].dropna().iloc[:1].tolist()
+        if first and not isinstance(first[0], (str, bool)):
+            raise ValueError(
+                f"Expected column {column!r} of {name} to hold numbers or categories, but got "
+                f"{type(first[0]).__name__}; encode it, or name the columns to read with `feature_columns`."
+            )
         categories = sorted(train[column].dropna().astype(str).unique())
         if len(categories) > _MOST_CATEGORIES:
             raise ValueError(
