@@ -23,9 +23,6 @@ from tutelage.reproduction.recipe import Arm, Context, Recipe, Scale
 from tutelage.reproduction.results import Results
 from tutelage.reproduction.trial import Outcome, Trial, fixed_threads, peak_rss_mb, seed_everything
 
-_PREPARE_THREADS = 2
-"""Fixed, since results must not depend on how many cores a machine has; nothing else runs meanwhile."""
-
 Report = Callable[[int, int, Outcome], None]
 """Told of every finished trial: how many are done, of how many, and the outcome."""
 
@@ -138,7 +135,7 @@ def _prepare(recipe: Recipe, context: Context) -> dict[str, float]:
     context.folder.mkdir(parents=True, exist_ok=True)
     facts: Mapping[str, float] | None = None
     if recipe.prepare is not None:
-        with fixed_threads(_PREPARE_THREADS):
+        with fixed_threads(1):
             seed_everything(0)
             facts = recipe.prepare(context)
     write_json(done, dict(facts or {}))
