@@ -6,6 +6,7 @@
 #   make docs       build the documentation into site/, strictly
 #   make bench      run every benchmark
 #   make test-slow  the long tests that `make test` leaves out
+#   make refresh-demo  run the demo and put its output and a picture of its report into the README
 #   make clean      remove what the other targets built (the environment stays)
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ INSTALL := $(PIP) install --no-build-isolation --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check docs bench clean chromium
+.PHONY: help demo refresh-demo test test-slow check docs bench clean chromium
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,6 +45,9 @@ $(STAMPS)/dev: pyproject.toml constraints.txt $(STAMPS)/core
 demo: $(STAMPS)/core
 	$(BIN)/tutelage distill
 
+refresh-demo: $(STAMPS)/core chromium
+	$(BIN)/python docs/refresh_demo.py
+
 check: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,7 +55,7 @@ check: $(STAMPS)/dev
 	$(BIN)/lint-imports
 
 docs: $(STAMPS)/dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Browser tests drive the system's Chromium; without one they are skipped and say so.
 chromium:

@@ -97,3 +97,19 @@ def test_pages_ask_only_for_parts_that_exist(hooks: ModuleType) -> None:
 def test_pages_load_nothing_from_elsewhere() -> None:
     for page in DOCS.rglob("*.md"):
         assert not re.search(r"!\[[^\]]*\]\(https?:|<(script|link|iframe)\b", page.read_text()), page.name
+
+
+def test_demo_output_replaces_what_stood_between_the_marks() -> None:
+    refresh = load("refresh_demo")
+    page = f"a\n{refresh.BEGIN}\nold\n{refresh.END}\nz\n"
+    once = refresh.with_output(page, "new")
+    assert once == f"a\n{refresh.BEGIN}\n\n```text\nnew\n```\n\n{refresh.END}\nz\n"
+    assert refresh.with_output(once, "new") == once
+    with pytest.raises(ValueError, match="demo output: end"):
+        refresh.with_output("nothing", "new")
+
+
+def test_readme_has_the_marks_for_the_demo() -> None:
+    refresh = load("refresh_demo")
+    readme = (DOCS.parent / "README.md").read_text()
+    assert readme.count(refresh.BEGIN) == readme.count(refresh.END) == 1
