@@ -1,0 +1,1 @@
+"""Measurements against peers: `make bench` runs every file here as `python -m benchmarks.NAME`."""
