@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
@@ -182,19 +182,27 @@ def objectives_table() -> str:
         link = f"[{objective.__name__}][{objective.__module__}.{objective.__qualname__}]"
         reads = ", ".join(f"`{path}`" for path in getattr(objective, "reads", ()))
         named = ", ".join(f"`{name}`" for name in spellings)
-        rows.append([named, link, summary(objective), reads, source_of(objective)])
+        twin = twin_of(objective)
+        rows.append([named, link, summary(twin or objective), reads, source_of(objective, twin)])
     return table(["name in a config", "class", "what it asks of the student", "reads", "source"], rows)
 
 
-def source_of(documented: type) -> str:
-    """What a docstring gives under `Source:`; a class without one is looked up in the function of the same name."""
+def twin_of(objective: type) -> Any:
+    """The pure function of the same name, which says what is computed."""
     from tutelage.objectives.objective import snake_case
 
-    twin = getattr(inspect.getmodule(documented), snake_case(documented.__name__), None)
-    for candidate in (documented, twin):
-        found = re.search(r"^Sources?: *\n?((?:.+\n?)+)", inspect.getdoc(candidate) or "", re.MULTILINE)
-        if found:
-            return code_spans(" ".join(found[1].split()))
+    return getattr(inspect.getmodule(objective), snake_case(objective.__name__), None)
+
+
+def source_of(*documented: Any) -> str:
+    """The first citation in the docstrings: what follows `Source:`, or brackets that hold a year or an arXiv number."""
+    places = [inspect.getdoc(one) or "" for one in documented if one is not None]
+    places += [inspect.getmodule(documented[0]).__doc__ or ""]  # type: ignore[union-attr]
+    bracketed = r"\(([A-Z][^()]*(?:, (?:19|20)\d\d|[A-Za-z] (?:19|20)\d\d|arXiv \d{4}\.\d+)\b[^()]*)\)"
+    for pattern in (r"^Sources?: *\n?((?:.+\n?)+)", bracketed):
+        for text in places:
+            if found := re.search(pattern, text, re.MULTILINE):
+                return code_spans(" ".join(found[1].split()))
     return "–"
 
 
@@ -242,8 +250,6 @@ def config_reference() -> str:
 
 def nested_models(annotation: Any) -> list[type]:
     """The pydantic models inside an annotation."""
-    from typing import get_args
-
     from pydantic import BaseModel
 
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
@@ -257,7 +263,7 @@ def shown_type(annotation: Any) -> str:
     text = annotation.__name__ if plain else str(annotation)
     text = re.sub(r"Annotated\[([^,\[\]]+),[^\]]*\]", r"\1", text)
     text = re.sub(r"typing\.|pathlib\.\w+\.|pathlib\.|tutelage(\.\w+)*\.|<class '|'>", "", text)
-    return text.replace("NoneType", "none").replace("None", "none")
+    return text.replace("NoneType", "none").replace("None", "none").replace(" | ", " or ")
 
 
 def shown_default(field: Any) -> str:
@@ -285,6 +291,7 @@ def command_reference() -> str:
     group: Any = typer.main.get_command(app)
     text = []
     for name, command in group.commands.items():
+        hints = get_type_hints(command.callback, include_extras=True)
         text.append(f"## `tutelage {name}`\n\n{command.help or ''}\n".replace("\f", ""))
         rows = []
         for parameter in command.params:
@@ -293,7 +300,9 @@ def command_reference() -> str:
                 flags = f"`{parameter.human_readable_name}`"
             default = parameter.default if isinstance(parameter.default, str | int | float) else None
             shown = "required" if parameter.required else "" if default in (None, False, "") else f"`{default}`"
-            rows.append([flags, getattr(parameter, "help", None) or "", shown])
+            declared = next(iter(getattr(hints.get(parameter.name), "__metadata__", ())), None)
+            meaning = parameter.help or getattr(declared, "help", None) or ""  # click drops an argument's own help
+            rows.append([flags, meaning, shown])
         if rows:
             text.append(table(["argument or option", "meaning", "default"], rows) + "\n")
     return "\n".join(text)
@@ -336,13 +345,9 @@ def system_facts(slug: str) -> str:
     from tutelage.reproduction.catalogue import find_system
 
     system = find_system(slug)
-    rows = [
-        ["paper", f"{system.title}, {system.venue} {system.year}"],
+    facts = [
         ["arXiv", f"[{system.arxiv}](https://arxiv.org/abs/{system.arxiv})"],
-        [
-            "official code",
-            f"[{system.code}](https://github.com/{system.code})" if system.code else "no public repository",
-        ],
+        ["official code", f"[{system.code}](https://github.com/{system.code})" if system.code else "none found"],
         ["family", system.family],
         ["status", system.status],
         ["run it", f"`tutelage reproduce {system.slug}`"],
@@ -350,7 +355,7 @@ def system_facts(slug: str) -> str:
     blocks = [f"`{name}`" if "." in name else f"`{system.room}.{name}`" for name in system.blocks]
     headline = "\n".join(f"- {line}" for line in system.headline)
     return (
-        f"{system.summary}\n\n{table(['', ''], rows)}\n\n"
+        f"{system.summary}\n\n{table(['paper', f'{system.title}, {system.venue} {system.year}'], facts)}\n\n"
         f"**Building blocks** (in `tutelage`): {', '.join(blocks)}.\n\n**Published figures**\n\n{headline}\n"
     )
 
