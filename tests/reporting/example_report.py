@@ -53,12 +53,13 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> 
     error = 0.0
     for place in range(bins):
         inside = places == place
-        count = int(inside.sum())
-        mean, right = (float(confidence[inside].mean()), float(correct[inside].mean())) if count else (np.nan, np.nan)
+        if not (count := int(inside.sum())):
+            continue
+        mean, right = float(confidence[inside].mean()), float(correct[inside].mean())
         curve["confidence"].append(mean)
         curve["accuracy"].append(right)
         curve["count"].append(count)
-        error += abs(mean - right) * count / len(confidence) if count else 0.0
+        error += abs(mean - right) * count / len(confidence)
     return curve, error
 
 
@@ -97,7 +98,7 @@ def card(
             "epsilon": [0.0, 0.02, 0.04, 0.08, 0.12],
             "accuracy": [float(correct.mean() * np.exp(-9 * e / skill)) for e in (0.0, 0.02, 0.04, 0.08, 0.12)],
         },
-        latency={"milliseconds": list(latency * (1 + 0.12 * rng.gamma(1.2, 0.6, 50))), "batch_size": 64},
+        latency={"milliseconds": (latency * (1 + 0.12 * rng.gamma(1.2, 0.6, 50))).tolist(), "batch_size": 64},
         class_names=NAMES,
     )
     if teacher is not None:

@@ -22,6 +22,7 @@ COLOURS = 8
 _CURVES = 6
 _POINTS = 150
 _TABLE_ROWS = 24
+_BINS = 15
 _STRAY = 5  # a call that takes this many medians was interrupted: it is told of, and not drawn
 
 
@@ -222,12 +223,12 @@ def reliability_figures(report: Report, tones: Sequence[str]) -> list[Figure]:
     made = []
     for name, tone, cards in groups:
         confidence, accuracy, count = _pooled([card.reliability for card in cards if card.reliability])
-        if not any(count):
+        if not count:
             continue
         spread = Spread.of([c.metrics[key] for c in cards if (key := "expected_calibration_error") in c.metrics])
         note = f"Calibration error {spread.format(metric(key))} %" if spread.count else ""
-        filled = [row for row in zip(confidence, accuracy, count, strict=True) if row[2]]
-        rows = [[f"{100 * a:.1f} %", f"{100 * b:.1f} %", f"{n:,.0f}"] for a, b, n in filled]
+        bins = zip(confidence, accuracy, count, strict=True)
+        rows = [[f"{100 * a:.1f} %", f"{100 * b:.1f} %", f"{n:,.0f}"] for a, b, n in bins]
         chart = charts.reliability_chart(
             confidence, accuracy, count, tone=tone, description=f"Accuracy against confidence of {name}. {note}"
         )
@@ -235,19 +236,22 @@ def reliability_figures(report: Report, tones: Sequence[str]) -> list[Figure]:
     return made
 
 
-def _pooled(curves: Sequence[dict[str, list[float]]]) -> tuple[list[float], list[float], list[float]]:
-    """Bins of several seeds as one: means weighted by samples; curves with other bins than the first are left out."""
-    if not curves:
-        return [], [], []
-    size = len(curves[0]["count"])
-    curves = [curve for curve in curves if len(curve["count"]) == size]
-    count = [sum(_number(curve["count"][bin_]) or 0.0 for curve in curves) for bin_ in range(size)]
-
-    def mean(key: str, bin_: int) -> float:
-        parts = [(curve["count"][bin_], _number(curve[key][bin_])) for curve in curves if curve["count"][bin_]]
-        return sum(n * value for n, value in parts if value is not None) / count[bin_] if count[bin_] else math.nan
-
-    return [mean("confidence", i) for i in range(size)], [mean("accuracy", i) for i in range(size)], count
+def _pooled(curves: Sequence[dict[str, list[Any]]]) -> tuple[list[float], list[float], list[float]]:
+    """Confidence, accuracy and count by bin; seeds are pooled in equal bins of confidence, weighted by samples."""
+    points = [
+        (float(confidence), float(accuracy), float(count))
+        for curve in curves
+        for confidence, accuracy, count in zip(curve["confidence"], curve["accuracy"], curve["count"], strict=True)
+        if count and _number(confidence) is not None and _number(accuracy) is not None
+    ]
+    groups: dict[int, list[tuple[float, float, float]]] = {}
+    for place, point in enumerate(points):
+        groups.setdefault(place if len(curves) == 1 else math.ceil(point[0] * _BINS), []).append(point)
+    pooled = []
+    for _, group in sorted(groups.items()):
+        total = sum(count for *_, count in group)
+        pooled.append((sum(c * n for c, _, n in group) / total, sum(a * n for _, a, n in group) / total, total))
+    return [row[0] for row in pooled], [row[1] for row in pooled], [row[2] for row in pooled]
 
 
 def robustness_figure(report: Report, tones: Sequence[str]) -> Figure | None:

@@ -123,7 +123,7 @@ def _same_speed(arm: ArmResult, rival: ArmResult) -> bool:
     own, other = (
         [value for card in one.cards for value in card.latency.get("milliseconds", [])] for one in (arm, rival)
     )
-    return len(own) > 1 and len(other) > 1 and statistics.median(own) <= statistics.quantiles(other)[2]
+    return len(own) > 1 and len(other) > 1 and bool(statistics.median(own) <= statistics.quantiles(other)[2])
 
 
 def best_arms(arms: list[ArmResult], column: Metric) -> list[int]:

@@ -39,22 +39,25 @@ class Metric:
             self.label if self.label[1:2].isupper() or self.label == "R²" else self.label[:1].lower() + self.label[1:]
         )
 
-    def format(self, value: float) -> str:
-        """A value as text, without its unit.
+    def format(self, value: float, *, like: float | None = None) -> str:
+        """A value as text, without its unit; rounded as `like` would be, where that is given.
 
         >>> metric("accuracy").format(0.98765), metric("parameters").format(1_234_567)
         ('98.77', '1.23 M')
+        >>> metric("latency_ms").format(0.01234), metric("latency_ms").format(0.01234, like=2.5)
+        ('0.0123', '0.01')
         """
         if not math.isfinite(value):
             return "not a number" if math.isnan(value) else ("infinite" if value > 0 else "−infinite")
+        size = abs(value if like is None else like)
         if self.unit == "count":
-            return _count(value)
+            return _count(value, size)
         if self.unit == "fraction":
             text = f"{100 * value:.2f}"
-        elif self.unit == "milliseconds" or abs(value) >= 100:
-            text = _significant(value, 3)
+        elif self.unit == "milliseconds" or size >= 100:
+            text = _significant(value, 3, size)
         else:
-            text = f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
+            text = f"{value:.3f}" if size >= 0.01 or value == 0 else f"{value:.2e}"
         return text.replace("-", "−")
 
     def format_unit(self, value: float) -> str:
@@ -103,22 +106,22 @@ class Spread:
     def format(self, metric: Metric) -> str:
         """`mean ± deviation`, or the mean alone where there is no spread to tell of."""
         text = metric.format(self.mean)
-        return f"{text} ± {metric.format(self.deviation)}" if self.deviation else text
+        return f"{text} ± {metric.format(self.deviation, like=self.mean)}" if self.deviation else text
 
 
-def _significant(value: float, digits: int) -> str:
-    """Fixed-point text with a number of significant digits."""
-    if value == 0:
-        return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+def _significant(value: float, digits: int, size: float) -> str:
+    """Fixed-point text with as many decimals as a number of that size needs for the significant digits."""
+    if size == 0:
+        return f"{value:g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(size)))
     return f"{value:,.{decimals}f}"
 
 
-def _count(value: float) -> str:
-    for size, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
-            return _significant(value / size, 3) + suffix
-    return f"{value:.0f}" if value == round(value) else _significant(value, 3)
+def _count(value: float, size: float) -> str:
+    for scale, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if size >= scale:
+            return _significant(value / scale, 3, size / scale) + suffix
+    return f"{value:.0f}" if value == round(value) else _significant(value, 3, size)
 
 
 _KNOWN = (

@@ -49,7 +49,7 @@ def report_on_saved_models(
 
     Raises:
         FileNotFoundError: There is no model at a path.
-        ValueError: The data are unknown, or do not fit the models.
+        ValueError: The data are unknown, or a model does not take them.
     """
     check_at_least(len(paths), "paths", 1)
     loaded = load_data(data, **(data_options or {}))
@@ -84,6 +84,9 @@ def report_on_models(
     Returns:
         A report without a summary, which pages and tables then make from the figures.
 
+    Raises:
+        ValueError: A model does not take the samples.
+
     >>> from tutelage.data.loading import load_data
     >>> from tutelage.models import mlp
     >>> report = report_on_models({"small": mlp(4, 3)}, load_data("iris"), robustness=False)
@@ -92,6 +95,8 @@ def report_on_models(
     """
     asked: dict[str, Any] = {"class_names": data.class_names, "robustness": robustness}
     report = Report(f"{' and '.join(models)} on {data.name}")
+    for name, model in {**models, **({} if teacher is None else {"teacher": teacher})}.items():
+        _check_takes(model, data.test, name)
     if teacher is not None:
         report.teacher = assess(teacher, data.test, name="teacher", **asked)
     for name, model in models.items():
@@ -116,6 +121,19 @@ def report_on_models(
                     }
                 )
     return report
+
+
+def _check_takes(model: nn.Module, samples: Samples, name: str) -> None:
+    """Say which model does not take the samples, where torch would only speak of shapes."""
+    batch = samples.batch(torch.zeros(1, dtype=torch.int64)).to(device_of(model))
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            call_model(model, batch.inputs)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"Expected the model {name!r} to take the data's samples (an option of the data may be missing), "
+            f"but got: {str(error).strip().splitlines()[0]}."
+        ) from error
 
 
 def model_names(paths: Sequence[Path | str]) -> list[str]:
