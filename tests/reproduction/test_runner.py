@@ -169,3 +169,10 @@ def test_import_of_the_catalogue_costs_no_scikit_learn():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_missing_ray_is_told_before_anything_runs(toy_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"tutelage\[cluster\]"):
+        run_recipe(toy_recipe(log=tmp_path / "log"), "smoke", engine="ray", folder=tmp_path / "work")
+    assert not (tmp_path / "work").exists()

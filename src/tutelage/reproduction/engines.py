@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import tempfile
@@ -36,11 +37,23 @@ def run_trials(
     Raises:
         TrialError: A trial failed, or its worker was killed.
     """
-    check_option(engine, "engine", ("processes", "ray"))
-    check_at_least(jobs, "jobs", 1)
+    check_engine(engine, jobs)
     if not trials:
         return iter(())
     return (_processes if engine == "processes" else _ray)(run_arm, context, trials, jobs)
+
+
+def check_engine(engine: Engine, jobs: int) -> None:
+    """Raise unless trials can run in this way; called before a teacher is trained for nothing.
+
+    Raises:
+        ValueError: Another engine, or fewer than one job.
+        ImportError: Ray is asked for and is not installed.
+    """
+    check_option(engine, "engine", ("processes", "ray"))
+    check_at_least(jobs, "jobs", 1)
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ImportError("Ray is not installed: pip install 'tutelage[cluster]', or use processes.")
 
 
 def _processes(run_arm: RunArm, context: Context, trials: Sequence[Trial], jobs: int) -> Iterator[Outcome]:
@@ -58,10 +71,7 @@ def _processes(run_arm: RunArm, context: Context, trials: Sequence[Trial], jobs:
 
 def _ray(run_arm: RunArm, context: Context, trials: Sequence[Trial], jobs: int) -> Iterator[Outcome]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("Ray is not installed: pip install 'tutelage[cluster]', or use processes.") from error
+    import ray
 
     ours = not ray.is_initialized()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

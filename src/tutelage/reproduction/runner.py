@@ -17,7 +17,7 @@ from typing import Any
 import tutelage
 from tutelage._checks import check_at_least, check_option
 from tutelage.files import read_json, write_json
-from tutelage.reproduction.engines import Engine, run_trials
+from tutelage.reproduction.engines import Engine, check_engine, run_trials
 from tutelage.reproduction.environment import environment
 from tutelage.reproduction.recipe import Arm, Context, Recipe, Scale
 from tutelage.reproduction.results import Results
@@ -62,6 +62,7 @@ def run_recipe(
     chosen = recipe.scale(scale)
     count = chosen.seeds if seeds is None else seeds
     check_at_least(count, "seeds", 1)
+    check_engine(engine, jobs)
     arms = _arms(recipe, chosen, breakage)
     started = time.perf_counter()
     with _work_folder(recipe, chosen, arms, breakage, folder) as work:
