@@ -1,5 +1,10 @@
 """Objectives: what a student is asked to minimise. Each is a pure function with an `nn.Module` twin."""
 
+from tutelage.objectives.balanced_divergence import (
+    BalancedDivergence,
+    balanced_divergence,
+    divergence_weights,
+)
 from tutelage.objectives.classic import (
     DecoupledDistillation,
     DistDistillation,
@@ -58,6 +63,7 @@ from tutelage.objectives.schedules import (
 )
 
 __all__ = [
+    "BalancedDivergence",
     "Constant",
     "CosineRamp",
     "CrossEntropy",
@@ -79,8 +85,10 @@ __all__ = [
     "TokenDivergence",
     "TotalVariation",
     "UniversalLogitDistance",
+    "balanced_divergence",
     "decoupled_distillation",
     "dist_distillation",
+    "divergence_weights",
     "forward_kl",
     "jensen_shannon",
     "knowledge_distillation",
