@@ -191,9 +191,8 @@ def dist_distillation(
 def _pearson_correlation(first: Tensor, second: Tensor, dim: int) -> Tensor:
     first = first - first.mean(dim=dim, keepdim=True)
     second = second - second.mean(dim=dim, keepdim=True)
-    scale = first.norm(dim=dim) * second.norm(dim=dim)
-    correlation: Tensor = (first * second).sum(dim=dim) / scale.clamp_min(1e-8)  # the official 1e-8, as a floor
-    return correlation
+    scale = first.square().sum(dim=dim) * second.square().sum(dim=dim)
+    return (first * second).sum(dim=dim) * scale.clamp_min(1e-16).rsqrt()  # lengths 1e-8, as in the official code
 
 
 def logit_mse(
