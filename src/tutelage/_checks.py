@@ -114,7 +114,7 @@ def check_finite(value: Tensor, name: str) -> None:
 
 
 def check_target(target: Tensor, num_classes: int, *, shape: Iterable[int], ignore_index: int | None = None) -> None:
-    """Raise `ValueError` unless `target` has the given shape and holds classes in [0, num_classes) or `ignore_index`."""
+    """Raise `ValueError` unless `target` has that shape and holds classes in [0, num_classes) or `ignore_index`."""
     if target.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise ValueError(f"Expected argument `target` to hold integer classes, but got {target.dtype}.")
     expected = tuple(shape)

@@ -118,9 +118,7 @@ class DistillConfig(StrictModel):
         {}, description="Lessons to compare: objectives by name of the arm."
     )
     objectives: list[ObjectiveSettings] = Field([], description="One lesson: short for a single arm.")
-    training: TrainingSettings = Field(
-        TrainingSettings(), description="How students train."
-    )
+    training: TrainingSettings = Field(TrainingSettings(), description="How students train.")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="One student a seed and arm.")
     assessment: AssessmentSettings = Field(AssessmentSettings(), description="What the report card holds.")
     jobs: int = Field(0, ge=0, description="Students taught at the same time; 0 is one a core.")

@@ -14,7 +14,7 @@ from tutelage.config import ObjectiveSettings, parse_config
 from tutelage.data import as_samples
 from tutelage.data.samples import Samples, Task
 from tutelage.objectives import Objective
-from tutelage.teachers import EnsembleTeacher, FrozenTeacher, Teacher
+from tutelage.teachers import EnsembleTeacher, FrozenTeacher, Teacher, TeacherModule
 from tutelage.training import (
     Distillation,
     Monitor,
@@ -140,6 +140,7 @@ def _one_teacher(teacher: Teacher | nn.Module | Sequence[Teacher | nn.Module] | 
     if not isinstance(teacher, list | tuple):
         return teacher  # type: ignore[return-value]
     members = [
-        FrozenTeacher(one) if isinstance(one, nn.Module) and not isinstance(one, Teacher) else one for one in teacher
+        FrozenTeacher(one) if isinstance(one, nn.Module) and not isinstance(one, TeacherModule) else one
+        for one in teacher
     ]
     return EnsembleTeacher(members, average="probabilities")

@@ -26,7 +26,7 @@ from tutelage.config import DistillConfig, ObjectiveSettings, TeacherSettings, p
 from tutelage.data import load_data
 from tutelage.data.samples import Data
 from tutelage.files import read_json, write_json, write_text
-from tutelage.models import build_model, load_model, save_model
+from tutelage.models import ModelSpecification, build_model, load_model, save_model
 from tutelage.outputs import Outputs
 from tutelage.reporting import ArmResult, Report, summary_sentence, write_report
 from tutelage.reproduction.environment import environment
@@ -262,8 +262,9 @@ def _live_teacher(config: DistillConfig, data: Data, folder: Path, *, seed: int)
     return EnsembleTeacher(members, average=config.teacher_average)
 
 
-def _build(specification: Any, data: Data) -> nn.Module:
-    """The model that a specification describes, fitted to the data's shape and classes."""
+def _build(settings: ModelSpecification, data: Data) -> nn.Module:
+    """The model that settings describe, fitted to the data's shape and classes."""
+    specification = ModelSpecification(**{name: getattr(settings, name) for name in ModelSpecification.model_fields})
     inputs = data.train.batch(torch.zeros(1, dtype=torch.int64)).inputs
     shape = tuple(inputs.shape[1:]) if isinstance(inputs, torch.Tensor) else None
     language = data.task == "causal_lm"

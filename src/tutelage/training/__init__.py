@@ -1,5 +1,6 @@
 """Training: methods (ways to teach), the trainer that runs them, checkpoints and monitors."""
 
+from tutelage.training.bilevel import BilevelDistiller, RatioMonitor, lookahead_hypergradient
 from tutelage.training.checkpoints import Checkpoint, load_checkpoint, load_latest, save_checkpoint
 from tutelage.training.distillation import Distillation, Weighted
 from tutelage.training.evaluation import evaluate_model
@@ -11,6 +12,7 @@ from tutelage.training.trainer import NonFiniteLoss, Trainer
 
 __all__ = [
     "BaseMethod",
+    "BilevelDistiller",
     "Checkpoint",
     "Distillation",
     "EarlyStopping",
@@ -19,6 +21,7 @@ __all__ = [
     "Monitor",
     "NonFiniteLoss",
     "ProgressMonitor",
+    "RatioMonitor",
     "Stateful",
     "Trainer",
     "TrainingSettings",
@@ -26,5 +29,6 @@ __all__ = [
     "evaluate_model",
     "load_checkpoint",
     "load_latest",
+    "lookahead_hypergradient",
     "save_checkpoint",
 ]

@@ -103,6 +103,11 @@ class Distillation(BaseMethod):
         for _, objective in self._terms:
             objective.build(student, teacher, batch)
 
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Let objectives take statistics of what the teacher says about all training data."""
+        for _, objective in self._terms:
+            objective.prepare((self._ask(batch), batch) for batch in batches)
+
     def advance(self, progress: Progress) -> None:
         """Bring weights and objectives to their values at this place in the run."""
         self._weights = [

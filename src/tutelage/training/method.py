@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -46,6 +47,15 @@ class BaseMethod:
 
     def setup(self, batch: Batch) -> None:
         """Make what depends on the models' shapes, from one first batch; called once, before optimisers are made."""
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Take statistics of all training data, before the first step of a run.
+
+        A resumed run does not call it: what it finds belongs in what a checkpoint holds.
+
+        Args:
+            batches: The training data in order, on the device; they can be gone through any number of times.
+        """
 
     def modules(self) -> dict[str, nn.Module]:
         """Further modules to move to the device that neither learn nor belong in a checkpoint (a frozen teacher)."""

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tutelage.batch import Batch
-from tutelage.data.loader import epoch_order, load_batches
+from tutelage.data.loader import BatchesInOrder, epoch_order, load_batches
 from tutelage.data.samples import Samples
 from tutelage.objectives.schedules import Progress
 from tutelage.training.checkpoints import Checkpoint, load_latest, load_named_state, named_state, save_checkpoint
@@ -101,7 +101,11 @@ class Trainer:
             ValueError: The checkpoint in `folder` is of another run.
         """
         trackers = list(self.settings.trackers)
-        self.accelerator = Accelerator(mixed_precision=self.settings.precision, log_with=trackers or None)
+        self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # said aloud, since only then gloo joins processes on CPUs
+            mixed_precision=self.settings.precision,
+            log_with=trackers or None,
+        )
         with (
             seeded(self.settings.seed + self.accelerator.process_index, self.accelerator.device),
             StopRequest() as stop,
@@ -281,9 +285,14 @@ class Trainer:
         return save_checkpoint(self.folder / "checkpoints", checkpoint, keep=self.settings.keep_checkpoints)
 
     def _restore(self, resume: bool) -> None:
+        """Take up the newest checkpoint, or start the run where there is none."""
         checkpoint = load_latest(self.folder / "checkpoints") if resume and self.folder is not None else None
         if checkpoint is None:
             self._file.keep_until(0)
+            settings, device = self.settings, self.accelerator.device
+            self._hooks.prepare(
+                BatchesInOrder(self.train, settings.batch_size, device, num_workers=settings.num_workers)
+            )
             return
         theirs, ours = checkpoint.state["identity"], self._identity()
         for name, value in ours.items():

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from typer.testing import CliRunner
+
+from tutelage.cli import app
+
+RUNNER = CliRunner()
+
+
+def test_show_config_prints_yaml_that_can_be_used_as_a_config(tmp_path: Path) -> None:
+    shown = RUNNER.invoke(app, ["distill", "--student", "mlp", "--epochs", "3", "--show-config"])
+    assert shown.exit_code == 0, shown.output
+    config = yaml.safe_load(shown.stdout)
+    assert config["training"]["epochs"] == 3
+    (tmp_path / "config.yaml").write_text(shown.stdout)
+    again = RUNNER.invoke(app, ["distill", str(tmp_path / "config.yaml"), "--show-config"])
+    assert again.stdout == shown.stdout
+
+
+def test_an_error_is_one_line_and_exit_code_2() -> None:
+    command = [sys.executable, "-m", "tutelage", "distill", "--set", "trainin.epochs=3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "tutelage: Config key `trainin` is not known (did you mean 'training'?).\n"
