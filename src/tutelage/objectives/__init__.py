@@ -36,6 +36,13 @@ from tutelage.objectives.divergences import (
     token_divergence,
     total_variation,
 )
+from tutelage.objectives.fusion_ratio import (
+    FusedDistillationLoss,
+    FusionRatioController,
+    WeightedSoftLabels,
+    fused_distillation_loss,
+    weighted_soft_label_ratio,
+)
 from tutelage.objectives.objective import (
     Objective,
     registered_objectives,
@@ -61,6 +68,10 @@ from tutelage.objectives.schedules import (
     Progress,
     Schedule,
 )
+from tutelage.objectives.trilateral import (
+    trilateral_edge_lengths,
+    trilateral_features,
+)
 
 __all__ = [
     "BalancedDivergence",
@@ -70,6 +81,8 @@ __all__ = [
     "DecoupledDistillation",
     "DistDistillation",
     "ForwardKL",
+    "FusedDistillationLoss",
+    "FusionRatioController",
     "JensenShannon",
     "KnowledgeDistillation",
     "LinearRamp",
@@ -85,11 +98,13 @@ __all__ = [
     "TokenDivergence",
     "TotalVariation",
     "UniversalLogitDistance",
+    "WeightedSoftLabels",
     "balanced_divergence",
     "decoupled_distillation",
     "dist_distillation",
     "divergence_weights",
     "forward_kl",
+    "fused_distillation_loss",
     "jensen_shannon",
     "knowledge_distillation",
     "list_wise_retrieval_distillation",
@@ -105,5 +120,8 @@ __all__ = [
     "teacher_optimal_permutation",
     "token_divergence",
     "total_variation",
+    "trilateral_edge_lengths",
+    "trilateral_features",
     "universal_logit_distance",
+    "weighted_soft_label_ratio",
 ]

@@ -7,7 +7,7 @@ arXiv 2312.15112; Franceschi et al., "Bilevel Programming for Hyperparameter Opt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from tutelage._checks import check_at_least, check_non_negative, check_positive
 from tutelage.batch import Batch, Inputs
 from tutelage.data.loader import epoch_order
 from tutelage.data.samples import Samples
+from tutelage.features.class_means import ClassConditionalMean
 from tutelage.models.call import call_model
 from tutelage.objectives.fusion_ratio import fused_distillation_loss
 from tutelage.objectives.schedules import Progress, Schedule
@@ -162,8 +163,8 @@ class BilevelDistiller(BaseMethod):
     held-out gradient than its cross-entropy gradient does.
 
     The look-ahead uses the step's own forward pass, so running statistics move once a step and dropout is drawn once
-    for both; held-out batches are normalised by their own statistics and leave no trace. The controller, its optimiser
-    and the place in the held-out data are part of a checkpoint. With several processes, each looks ahead on its own
+    for both; held-out batches are normalised by their own statistics and leave no trace. The controller, its optimiser,
+    the class means and the place in the held-out data are part of a checkpoint. With several processes, each looks ahead on its own
     share, and the controller's gradients are averaged; with accumulated gradients, those of the batches are summed.
 
     The controller's optimiser is AdamW: the hypergradient carries the factor η, and a decay inside Adam (as in the
@@ -175,9 +176,9 @@ class BilevelDistiller(BaseMethod):
         controller: Maps features `[batch, width]` to ratios `[batch]` in (0, 1): a `FusionRatioController`.
         held_out: Labelled samples for the outer loss, which no inner step sees. None leaves the controller as it is, a
             fixed random function (what the authors' code in fact does).
-        class_means: `[classes, classes]`, the teacher's mean prediction for each class of the training samples: see
-            `class_conditional_mean`, with `missing="uniform"`.
         step_size: η of the look-ahead, as a number or a schedule; best the student's own learning rate.
+        class_means: `[classes, classes]`, the teacher's mean prediction for each class; None takes it over all
+            training samples before the first step, uniform for a class that has none.
         features: Kinds of features; see `trilateral_features`.
         inter_sample: Whether the class mean takes part in them.
         student_teacher_edge: Whether the edge between student and teacher does.
@@ -197,9 +198,8 @@ class BilevelDistiller(BaseMethod):
     >>> from tutelage.data import ArraySamples
     >>> from tutelage.objectives import FusionRatioController
     >>> held_out = ArraySamples(torch.randn(8, 4), torch.arange(8) % 3)
-    >>> method = BilevelDistiller(
-    ...     nn.Linear(4, 3), nn.Linear(4, 3), FusionRatioController(27), held_out, class_means=torch.eye(3), step_size=0.1
-    ... )
+    >>> student, teacher, controller = nn.Linear(4, 3), nn.Linear(4, 3), FusionRatioController(27)
+    >>> method = BilevelDistiller(student, teacher, controller, held_out, step_size=0.1, class_means=torch.eye(3))
     >>> batch = Batch(torch.randn(2, 4), torch.tensor([0, 1]), torch.arange(2))
     >>> list(method.step(batch)), method.ratios(batch).shape
     (['fused_distillation'], torch.Size([2]))
@@ -212,8 +212,8 @@ class BilevelDistiller(BaseMethod):
         controller: nn.Module,
         held_out: Samples | None,
         *,
-        class_means: Tensor,
         step_size: float | Schedule,
+        class_means: Tensor | None = None,
         features: Sequence[TrilateralFeature] = ("vertices", "edges"),
         inter_sample: bool = True,
         student_teacher_edge: bool = True,
@@ -234,7 +234,7 @@ class BilevelDistiller(BaseMethod):
         plain = isinstance(teacher, nn.Module) and not isinstance(teacher, TeacherModule)
         self.teacher: Teacher = FrozenTeacher(teacher) if plain else teacher  # type: ignore[arg-type, assignment]
         self.controller = controller
-        self.held_out = None if held_out is None else HeldOutBatches(held_out, outer_batch_size, seed=seed)
+        self.held_out = None if held_out is None else _HeldOutBatches(held_out, outer_batch_size, seed=seed)
         self.class_means = class_means
         self.step_size = step_size
         self.features = tuple(features)
@@ -258,12 +258,37 @@ class BilevelDistiller(BaseMethod):
             found["teacher"] = self.teacher
         return found
 
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Take the teacher's mean prediction for each class over all training samples, unless it was given."""
+        if self.class_means is not None:
+            return
+        means: ClassConditionalMean | None = None
+        for batch in batches:
+            probs = _logits_of(self.teacher, batch).float().softmax(dim=1)
+            means = (means or ClassConditionalMean(probs.shape[1])).update(probs, _target_of(batch))
+        assert means is not None
+        self.class_means = means.compute(missing="uniform")
+
     def stateful(self) -> dict[str, Stateful]:
-        """The controller with its optimiser, and the place in the held-out data."""
-        found: dict[str, Stateful] = {"controller": self.controller, "controller_optimizer": self.optimizer}
+        """What is learned and counted besides the student."""
+        return {"bilevel": self}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The controller with its optimiser, the class means, and the place in the held-out data."""
+        return {
+            "controller": self.controller.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "class_means": self.class_means,
+            "drawn": None if self.held_out is None else self.held_out.drawn,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the state back."""
+        self.controller.load_state_dict(state_dict["controller"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.class_means = state_dict["class_means"]
         if self.held_out is not None:
-            found["held_out"] = self.held_out
-        return found
+            self.held_out.drawn = int(state_dict["drawn"])
 
     def advance(self, progress: Progress) -> None:
         """Note the place in the run."""
@@ -308,11 +333,15 @@ class BilevelDistiller(BaseMethod):
         return self._ratio(student_logits, _logits_of(self.teacher, batch), _target_of(batch))
 
     def _ratio(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
+        if self.class_means is None:
+            raise ValueError("Expected class means: give `class_means`, or call `prepare` first, as a trainer does.")
+        if self.class_means.device != student_logits.device:
+            self.class_means = self.class_means.to(student_logits.device)
         state = trilateral_features(
             student_logits.float().softmax(dim=1),
             teacher_logits.float().softmax(dim=1),
             target,
-            self.class_means.to(student_logits.device),
+            self.class_means,
             features=self.features,
             inter_sample=self.inter_sample,
             student_teacher_edge=self.student_teacher_edge,
@@ -336,22 +365,8 @@ class BilevelDistiller(BaseMethod):
                 value.grad = gradient[name] if value.grad is None else value.grad + gradient[name]
 
 
-class HeldOutBatches:
-    """Endless batches in a new order each pass; the place is one number, so a stopped run goes on where it was.
-
-    Args:
-        samples: What to draw from.
-        batch_size: Samples a batch; the last one of a pass may be smaller.
-        seed: Fixes the orders.
-
-    Raises:
-        ValueError: No samples, or a batch size below 1.
-
-    >>> from tutelage.data import ArraySamples
-    >>> batches = HeldOutBatches(ArraySamples(torch.zeros(3, 1), torch.arange(3)), 2, seed=0)
-    >>> [len(batches.draw()) for _ in range(3)], batches.state_dict()
-    ([2, 1, 2], {'drawn': 3})
-    """
+class _HeldOutBatches:
+    """Endless batches in a new order each pass; the place is one number, so a stopped run goes on where it was."""
 
     def __init__(self, samples: Samples, batch_size: int, *, seed: int) -> None:
         if len(samples) == 0:
@@ -373,14 +388,6 @@ class HeldOutBatches:
             rows = rows[rank::world] if len(rows) >= world else rows[:1]
         return self.samples.batch(rows)
 
-    def state_dict(self) -> dict[str, Any]:
-        """How many batches were drawn."""
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after so many batches."""
-        self.drawn = int(state_dict["drawn"])
-
 
 class RatioMonitor(Monitor):
     """Logs where the ratios of a `BilevelDistiller` stand, and how many the controller has driven to an end.
@@ -397,7 +404,7 @@ class RatioMonitor(Monitor):
     >>> from tutelage.objectives import FusionRatioController
     >>> samples = ArraySamples(torch.zeros(4, 2), torch.arange(4) % 2)
     >>> method = BilevelDistiller(
-    ...     nn.Linear(2, 2), nn.Linear(2, 2), FusionRatioController(18), None, class_means=torch.eye(2), step_size=0.1
+    ...     nn.Linear(2, 2), nn.Linear(2, 2), FusionRatioController(18), None, step_size=0.1, class_means=torch.eye(2)
     ... )
     >>> RatioMonitor(method, samples).on_record(record := {})
     >>> sorted(record)
