@@ -22,6 +22,10 @@ OTHER_VOCABULARY = {
     "universal_logit_distance": "is made for unlike vocabularies",
     "uld": "is made for unlike vocabularies",
 }
+GRADIENT_OF_ANOTHER_LOSS = {
+    "weighted_soft_labels": "takes weights that depend on the student as constants",
+    "wls": "takes weights that depend on the student as constants",
+}
 OTHER_INPUT = {
     "mean_squared_error": "takes real-valued targets",
     "token_divergence": "takes sequences only: tests/objectives/test_divergences.py",
@@ -72,6 +76,8 @@ def test_the_loss_is_a_finite_scalar(name: str) -> None:
 
 @every_objective
 def test_the_gradient_matches_finite_differences(name: str) -> None:
+    if name in GRADIENT_OF_ANOTHER_LOSS:
+        pytest.skip(f"{name} {GRADIENT_OF_ANOTHER_LOSS[name]}")
     objective = _constructed(name)
     student, teacher, target = _samples(4, 4)
     torch.autograd.gradcheck(lambda logits: _loss(objective, logits, teacher, target), student.requires_grad_())
