@@ -7,6 +7,7 @@ from tutelage.training.evaluation import evaluate_model
 from tutelage.training.interruption import Interrupted
 from tutelage.training.method import BaseMethod, Method, Stateful
 from tutelage.training.monitors import Monitor, ProgressMonitor
+from tutelage.training.mutual import MutualDistillation
 from tutelage.training.settings import EarlyStopping, TrainingSettings
 from tutelage.training.trainer import NonFiniteLoss, Trainer
 
@@ -19,6 +20,7 @@ __all__ = [
     "Interrupted",
     "Method",
     "Monitor",
+    "MutualDistillation",
     "NonFiniteLoss",
     "ProgressMonitor",
     "RatioMonitor",
