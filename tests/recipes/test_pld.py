@@ -35,7 +35,7 @@ def test_smoke_runs_through_the_command(smoke):
     assert set(result["arms"]) == {arm.name for arm in pld.ARMS}
     assert len(result["claims"]) == 4
     for metrics in result["arms"].values():
-        assert all(len(values) == 2 for values in metrics.values())
+        assert all(len(values) == 3 for values in metrics.values())
         assert all(0 <= value <= 1 for value in metrics["test_accuracy"])
     assert result["facts"]["teacher_accuracy"] > 0.4
     assert "Kendall" in done.output

@@ -57,7 +57,7 @@ TEACHER_TRAINING = {"learning_rate": 3e-3, "batch_size": 128, "epochs": 5}
 SCALES = {
     "smoke": Scale(
         "smoke",
-        seeds=2,
+        seeds=3,
         settings={
             "data": {
                 "glyphs": {
@@ -369,11 +369,12 @@ def on_a_par_with_tuned_distillation(results: Results) -> Judgement:
 
 
 def ranking_is_transferred(results: Results) -> Judgement:
-    """Claim 4."""
-    chosen = results.select("PLD")
-    test = results.paired(chosen, "CE", "kendall_tau")
-    detail = f"{chosen} {results.mean(chosen, 'kendall_tau'):.3f}, CE {results.mean('CE', 'kendall_tau'):.3f}"
-    return Judgement(test.difference, test.difference > 0 and test.p_value < 0.05, test.p_value, detail)
+    """Claim 4, of every temperature: with a sure teacher, temperature 1 is too close to cross-entropy to tell alone."""
+    candidates = results.groups["PLD"]
+    tests = [results.paired(arm, "CE", "kendall_tau") for arm in candidates]
+    difference, p_value = min(test.difference for test in tests), max(test.p_value for test in tests)
+    detail = ", ".join(f"{arm} {results.mean(arm, 'kendall_tau'):.3f}" for arm in ("CE", *candidates))
+    return Judgement(difference, difference > 0 and p_value < 0.05, p_value, detail)
 
 
 CLAIMS = (
@@ -401,7 +402,7 @@ CLAIMS = (
     Claim(
         "ranking-transferred",
         "the teacher's ranking of the other classes is transferred",
-        "mean Kendall tau-b with the teacher over the other classes higher than for CE, paired t-test p < 0.05",
+        "at every temperature, mean Kendall tau-b over the other classes higher than for CE, paired t-test p < 0.05",
         ranking_is_transferred,
     ),
 )
