@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,6 +49,27 @@ def load_batches(samples: Samples, rows: Iterable[Tensor], *, num_workers: int =
         multiprocessing_context="fork" if torch.multiprocessing.get_start_method(allow_none=True) != "spawn" else None,
     )
     return iter(loader)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchesInOrder:
+    """All samples in order, in batches on a device; can be gone through any number of times.
+
+    >>> from tutelage.data.arrays import ArraySamples
+    >>> batches = BatchesInOrder(ArraySamples(torch.arange(5.0)), batch_size=2)
+    >>> [batch.index.tolist() for batch in batches]
+    [[0, 1], [2, 3], [4]]
+    """
+
+    samples: Samples
+    batch_size: int
+    device: torch.device | str = "cpu"
+    num_workers: int = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = torch.split(torch.arange(len(self.samples)), self.batch_size)
+        for batch in load_batches(self.samples, rows, num_workers=self.num_workers):
+            yield batch.to(self.device)
 
 
 class _RowReader(torch.utils.data.Dataset[Batch]):

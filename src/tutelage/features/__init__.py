@@ -1,7 +1,28 @@
 """Features: reading inside models (taps), bringing widths together (projectors), and feature-level objectives."""
 
+from tutelage.features.class_means import ClassConditionalMean, class_conditional_mean
+from tutelage.features.norm_direction import (
+    DirectionLoss,
+    FeatureNormLoss,
+    NormDirectionLoss,
+    direction_loss,
+    feature_norm_loss,
+    norm_direction_loss,
+)
 from tutelage.features.observed import ObservedModel
 from tutelage.features.projectors import FeatureProjector
 from tutelage.features.taps import FeatureTaps
 
-__all__ = ["FeatureProjector", "FeatureTaps", "ObservedModel"]
+__all__ = [
+    "ClassConditionalMean",
+    "DirectionLoss",
+    "FeatureNormLoss",
+    "FeatureProjector",
+    "FeatureTaps",
+    "NormDirectionLoss",
+    "ObservedModel",
+    "class_conditional_mean",
+    "direction_loss",
+    "feature_norm_loss",
+    "norm_direction_loss",
+]

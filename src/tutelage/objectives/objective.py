@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -74,6 +74,17 @@ class Objective(nn.Module):
 
     def build(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
         """Make parameters whose shapes depend on the models, from the outputs of one first batch (default: none)."""
+
+    def prepare(self, lessons: Iterable[tuple[Outputs | None, Batch]]) -> None:
+        """Take statistics of the whole training data, before the first step (default: none).
+
+        Called once, after `build`, by a method that trains on fixed data. A resumed run does not call it again, so what
+        it finds belongs in a buffer, which checkpoints hold; `build` makes it in its final shape.
+
+        Args:
+            lessons: What the teacher says about every batch of the training data, in order, and the batch. They can be
+                gone through once; the teacher is asked only as they are.
+        """
 
     def advance(self, progress: Progress) -> None:
         """Follow the run: called before every step with its place in the run (default: nothing changes)."""
