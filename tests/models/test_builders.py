@@ -166,3 +166,14 @@ def test_sizes_that_cannot_be():
 def test_plain_builders_are_plain():
     assert type(mlp(2, 2)) is nn.Sequential
     assert type(convnet((1, 8, 8), 2)) is nn.Sequential
+
+
+def test_a_model_remembers_the_fields_of_a_specification_and_no_others() -> None:
+    from tutelage.models import ModelSpecification, build_model, specification_of
+
+    class Teacher(ModelSpecification):
+        kind: str = "frozen"
+
+    remembered = specification_of(build_model(Teacher(name="mlp"), num_classes=3, input_shape=(4,)))
+    assert type(remembered) is ModelSpecification
+    assert "kind" not in remembered.model_dump()

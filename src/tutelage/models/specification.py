@@ -79,7 +79,10 @@ def as_specification(specification: Specification) -> ModelSpecification:
     but `argumets`: Extra inputs are not permitted (did you mean 'arguments'?).
     """
     if isinstance(specification, ModelSpecification):
-        return specification
+        if type(specification) is ModelSpecification:
+            return specification
+        fields = ModelSpecification.model_fields  # a config's teacher says more than a saved model should hold
+        return ModelSpecification(**{name: getattr(specification, name) for name in fields})
     try:
         return ModelSpecification.model_validate(specification)
     except ValidationError as error:
