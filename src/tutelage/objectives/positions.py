@@ -45,7 +45,7 @@ def mean_over_positions(values: Tensor) -> Tensor:
     >>> mean_over_positions(torch.tensor([1.0, 3.0])), mean_over_positions(torch.zeros(0))
     (tensor(2.), tensor(0.))
     """
-    return values.sum() / max(1, values.numel())
+    return values.mean() if values.numel() else values.sum()
 
 
 def reduce_over_labels(

@@ -163,9 +163,10 @@ class BilevelDistiller(BaseMethod):
     held-out gradient than its cross-entropy gradient does.
 
     The look-ahead uses the step's own forward pass, so running statistics move once a step and dropout is drawn once
-    for both; held-out batches are normalised by their own statistics and leave no trace. The controller, its optimiser,
-    the class means and the place in the held-out data are part of a checkpoint. With several processes, each looks ahead on its own
-    share, and the controller's gradients are averaged; with accumulated gradients, those of the batches are summed.
+    for both; held-out batches are normalised by their own statistics and leave no trace. A checkpoint holds the
+    controller, its optimiser, the class means and the place in the held-out data. With several processes, each looks
+    ahead on its own share and the controller's gradients are averaged; with accumulated gradients, those of the batches
+    are summed.
 
     The controller's optimiser is AdamW: the hypergradient carries the factor η, and a decay inside Adam (as in the
     authors' code) would drown it.

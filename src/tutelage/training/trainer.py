@@ -115,11 +115,14 @@ class Trainer:
                 self.accelerator.init_trackers(self.settings.project, self.settings.model_dump(mode="json"))
             self._file = MetricsFile(self.folder if self.accelerator.is_main_process else None)
             self._restore(resume)
-            self._monitor("on_start", self)
+            self._watching = self.monitors if self.accelerator.is_main_process else []
+            for monitor in self._watching:
+                monitor.on_start(self)
             try:
                 self._loop(stop)
             finally:
-                self._monitor("on_end", self.history)
+                for monitor in self._watching:
+                    monitor.on_end(self.history)
                 if trackers:
                     self.accelerator.end_training()
         return self.history
@@ -128,15 +131,17 @@ class Trainer:
         """The whole training path: batches down, losses back, one optimiser step, and now and then a record."""
         last_checkpoint = started = time.monotonic()
         running = RunningMean()
+        progress = self.progress
         while self.step < self.total_steps and not self._best.exhausted:
             for group in self._epoch(self.step // self.steps_per_epoch, self.step % self.steps_per_epoch):
-                progress = self.progress
                 self._hooks.advance(progress)
                 self._set_learning_rate(progress)
                 values = self._optimizer_step(group, running)
                 self.step += 1
-                self._hooks.after_step(self.progress)
-                self._monitor("on_step", self.progress, values)
+                progress = self.progress
+                self._hooks.after_step(progress)
+                for monitor in self._watching:
+                    monitor.on_step(progress, values)
                 if self._due(self.settings.log_every) or self._due(self.settings.evaluate_every):
                     self._record(running, started)
                 now = time.monotonic()
@@ -182,7 +187,11 @@ class Trainer:
         running.add(values, len(batch))
         total = sum(losses.values())
         assert isinstance(total, Tensor)
-        self.accelerator.backward(total if weight == 1.0 else total * weight)
+        weighted = total if weight == 1.0 else total * weight
+        if self._scales:
+            self.accelerator.backward(weighted)
+        else:
+            weighted.backward()  # type: ignore[no-untyped-call]
         return values
 
     def _epoch(self, epoch: int, first: int) -> Iterator[list[tuple[Batch, float, bool]]]:
@@ -195,7 +204,10 @@ class Trainer:
         settings = self.settings
         order = epoch_order(len(self.train), seed=settings.seed, epoch=epoch, shuffle=settings.shuffle)
         batches = torch.split(order, settings.batch_size)[first * settings.gradient_accumulation :]
-        shares = [rows[rank::world] if len(rows) >= world else rows[:1] for rows in batches]
+        if world > 1:
+            shares = [rows[rank::world] if len(rows) >= world else rows[:1] for rows in batches]
+        else:
+            shares = list(batches)
         loaded = load_batches(self.train, shares, num_workers=settings.num_workers)
         for start in range(0, len(batches), settings.gradient_accumulation):
             group = batches[start : start + settings.gradient_accumulation]
@@ -230,6 +242,7 @@ class Trainer:
             raise ValueError("Expected the method to have parameters that learn, but none requires a gradient.")
         self._several = self.accelerator.num_processes > 1
         self._on_cpu = device.type == "cpu"
+        self._scales = self.settings.precision == "fp16"  # small gradients are scaled up, by Accelerate
         wraps = self._several or self.settings.precision != "no"
         self._step: Any = self.accelerator.prepare_model(_StepModule(self.method)) if wraps else self.method.step
 
@@ -262,7 +275,8 @@ class Trainer:
             for module, mode in modes:
                 module.training = mode
         record["seconds"] = round(time.monotonic() - started, 3)
-        self._monitor("on_record", record)
+        for monitor in self._watching:
+            monitor.on_record(record)
         self._best.see(record, self._modules)
         self.history.append(record)
         self._file.append(record)
@@ -320,11 +334,6 @@ class Trainer:
         free = {"num_workers", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints", "trackers", "project"}
         chosen = self.settings.model_dump(mode="json", exclude=free)
         return {**chosen, "samples": len(self.train), "data": self.train.fingerprint()}
-
-    def _monitor(self, hook: str, *arguments: Any) -> None:
-        if self.accelerator.is_main_process:
-            for monitor in self.monitors:
-                getattr(monitor, hook)(*arguments)
 
     def _non_finite(self, values: Mapping[str, float], batch: Batch) -> NonFiniteLoss:
         limit = self.settings.max_loss or math.inf
