@@ -87,16 +87,24 @@ SCALES = {
         settings={
             "data": {
                 "glyphs": {"options": {"train_per_class": 320}, "teacher": WIDE_RESNET, "student": CONVNET},
-                "digits": {"options": {}, "teacher": RESNET, "student": CONVNET},
-                "mnist1d": {
+                "digits": {
                     "options": {},
+                    "teacher": RESNET,
+                    "student": CONVNET,
+                    "teacher_training": {"epochs": 30},
+                    "student_training": {"epochs": 120},
+                },
+                "mnist1d": {
+                    "options": {"channel": True},
                     "teacher": {"name": "convnet", "arguments": {"channels": (32, 64, 128)}},
                     "student": CONVNET,
+                    "teacher_training": {"epochs": 30},
+                    "student_training": {"epochs": 120},
                 },
             },
             "student_share": 0.25,
-            "student_training": {**STUDENT_TRAINING, "epochs": 30},
-            "teacher_training": {**TEACHER_TRAINING, "epochs": 10},
+            "student_training": STUDENT_TRAINING,
+            "teacher_training": TEACHER_TRAINING,
         },
     ),
     "paper": Scale(
@@ -208,7 +216,8 @@ def prepare(context: Context) -> dict[str, float]:
         data = _load(name, **choice["options"])
         model = _build(choice["teacher"], data)
         train = Augmented(data.train) if context.scale.settings.get("augment") else data.train
-        _train(model, None, train, CrossEntropy(), context["teacher_training"], seed=0)
+        settings = {**context["teacher_training"], **choice.get("teacher_training", {})}
+        _train(model, None, train, CrossEntropy(), settings, seed=0)
         folder = context.folder / name.rpartition(":")[2]
         teacher = FrozenTeacher(model.cpu())
         save_model(folder / "teacher", model)
@@ -230,7 +239,8 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     teacher: Teacher = CachedTeacher(folder / "train")
     if context.scale.settings.get("augment"):  # what is drawn anew every time cannot be cached
         lessons, teacher = Augmented(lessons), FrozenTeacher(load_model(folder / "teacher"))
-    _train(student, teacher, lessons, objectives_of(arm.settings), context["student_training"], seed=seed)
+    settings = {**context["student_training"], **choice.get("student_training", {})}
+    _train(student, teacher, lessons, objectives_of(arm.settings), settings, seed=seed)
     taught = FrozenTeacher(student.cpu())  # from here on it is only asked
     logits, target = _ask(taught, data.test)
     teacher_logits, _ = _ask(CachedTeacher(folder / "test"), data.test)

@@ -71,6 +71,7 @@ def _processes(run_arm: RunArm, context: Context, trials: Sequence[Trial], jobs:
 
 def _ray(run_arm: RunArm, context: Context, trials: Sequence[Trial], jobs: int) -> Iterator[Outcome]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # trials may use an accelerator if there is one
     import ray
 
     ours = not ray.is_initialized()
