@@ -131,24 +131,6 @@ def test_paper_scale_is_built_and_printed_but_not_run_here(monkeypatch):
     assert "CUDA device" in done.output
 
 
-def test_augmented_images_are_shifted_or_mirrored_copies():
-    images = torch.arange(1.0, 1 + 2 * 3 * 5 * 6).reshape(2, 3, 5, 6)
-    augmented = pld.Augmented(ArraySamples(images, torch.tensor([0, 1])))
-    padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
-    for _ in range(10):
-        batch = augmented.batch(torch.tensor([0, 1]))
-        assert batch.inputs.shape == images.shape
-        for row in range(2):
-            possible = [
-                window if not mirrored else window.flip(-1)
-                for down in range(9)
-                for right in range(9)
-                for mirrored in (False, True)
-                for window in [padded[row, :, down : down + 5, right : right + 6]]
-            ]
-            assert any(torch.equal(batch.inputs[row], window) for window in possible)
-
-
 def test_paper_scale_trains_with_augmentation_and_a_live_teacher(monkeypatch):
     """The path of `paper`, on four random images: it needs neither a GPU nor the data to be right."""
     images = ArraySamples(torch.randn(8, 3, 8, 8), torch.arange(8) % 4)
@@ -158,7 +140,7 @@ def test_paper_scale_trains_with_augmentation_and_a_live_teacher(monkeypatch):
     network = {"name": "convnet", "arguments": {"channels": (4,)}}
     settings = {
         **paper.settings,
-        "data": {"tutelage.recipes.pld:cifar100": {"options": {}, "teacher": network, "student": network}},
+        "data": {"tutelage.data.cifar:cifar100": {"options": {}, "teacher": network, "student": network}},
         "student_training": {**paper.settings["student_training"], "epochs": 1},
         "teacher_training": {**paper.settings["teacher_training"], "epochs": 1},
     }

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.batch import Batch
-from tutelage.data import ArraySamples, Data, Samples, SubsetSamples, load_data
+from tutelage.data import Data, Samples, SubsetSamples, load_data
+from tutelage.data.cifar import AugmentedImages
 from tutelage.models import build_model, load_model, parameter_count, save_model
 from tutelage.objectives import (
     CrossEntropy,
@@ -112,7 +112,7 @@ SCALES = {
         seeds=3,
         settings={
             "data": {
-                "tutelage.recipes.pld:cifar100": {
+                "tutelage.data.cifar:cifar100": {
                     "options": {},
                     # ResNet-56 and ResNet-20, one of the paper's four pairs.
                     "teacher": {"name": "resnet", "arguments": {"widths": (16, 32, 64), "depths": (9, 9, 9)}},
@@ -215,7 +215,7 @@ def prepare(context: Context) -> dict[str, float]:
     for name, choice in context["data"].items():
         data = _load(name, **choice["options"])
         model = _build(choice["teacher"], data)
-        train = Augmented(data.train) if context.scale.settings.get("augment") else data.train
+        train = AugmentedImages(data.train) if context.scale.settings.get("augment") else data.train
         settings = {**context["teacher_training"], **choice.get("teacher_training", {})}
         _train(model, None, train, CrossEntropy(), settings, seed=0)
         folder = context.folder / name.rpartition(":")[2]
@@ -238,7 +238,7 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     student = _build(choice["student"], data)
     teacher: Teacher = CachedTeacher(folder / "train")
     if context.scale.settings.get("augment"):  # what is drawn anew every time cannot be cached
-        lessons, teacher = Augmented(lessons), FrozenTeacher(load_model(folder / "teacher"))
+        lessons, teacher = AugmentedImages(lessons), FrozenTeacher(load_model(folder / "teacher"))
     settings = {**context["student_training"], **choice.get("student_training", {})}
     _train(student, teacher, lessons, objectives_of(arm.settings), settings, seed=seed)
     taught = FrozenTeacher(student.cpu())  # from here on it is only asked
@@ -284,58 +284,6 @@ def rank_correlation(student_logits: Tensor, teacher_logits: Tensor, target: Ten
         untied = (student.square().sum(dim=1) * teacher.square().sum(dim=1)).sqrt()
         total += ((student * teacher).sum(dim=1) / untied.clamp_min(1)).sum().item()
     return total / len(target)
-
-
-class Augmented:
-    """Images shifted by up to 4 pixels and mirrored at random, anew each time (He et al. 2016, section 4.2)."""
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def batch(self, rows: Tensor) -> Batch:
-        """A batch with images drawn from PyTorch's global generator, which the trainer seeds and resumes."""
-        batch = self.samples.batch(rows)
-        images = batch.inputs
-        assert isinstance(images, Tensor)
-        height, width = images.shape[-2:]
-        padded = nn.functional.pad(images, (4, 4, 4, 4))
-        down, right = torch.randint(0, 9, (2, len(batch), 1, 1))
-        across = torch.arange(width).expand(len(batch), 1, width)
-        across = torch.where(torch.rand(len(batch), 1, 1) < 0.5, across.flip(-1), across) + right
-        along = torch.arange(height).view(1, height, 1) + down
-        taken = padded[torch.arange(len(batch)).view(-1, 1, 1), :, along, across]
-        return replace(batch, inputs=taken.permute(0, 3, 1, 2).contiguous())
-
-    def fingerprint(self) -> str:
-        """That of the samples, marked."""
-        return f"augmented {self.samples.fingerprint()}"
-
-
-def cifar100() -> Data:
-    """CIFAR-100 from the local Hugging Face cache, normalised by channel; the last 5 000 training images validate."""
-    import datasets
-    import numpy as np
-
-    parts = {}
-    for part in ("train", "test"):
-        read = datasets.load_dataset("uoft-cs/cifar100", split=part)
-        images = np.stack([np.asarray(image.convert("RGB")) for image in read["img"]])
-        inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        mean, deviation = torch.tensor([0.5071, 0.4865, 0.4409]), torch.tensor([0.2673, 0.2564, 0.2762])
-        inputs = (inputs - mean.view(3, 1, 1)) / deviation.view(3, 1, 1)
-        parts[part] = ArraySamples(inputs, torch.tensor(read["fine_label"]))
-    rows = torch.arange(len(parts["train"]))
-    return Data(
-        name="cifar100",
-        train=SubsetSamples(parts["train"], rows[:-5000]),
-        validation=SubsetSamples(parts["train"], rows[-5000:]),
-        test=parts["test"],
-        num_classes=100,
-        description="CIFAR-100 (Krizhevsky 2009), 32 × 32 colour images",
-    )
 
 
 def describe(scale: Scale) -> dict[str, Any]:
