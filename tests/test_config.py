@@ -3,8 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from tutelage.config import DistillConfig, config_from_options, parse_config, read_config, set_key
+from tutelage.batch import Batch
+from tutelage.config import DistillConfig, MethodSettings, config_from_options, parse_config, read_config, set_key
+from tutelage.objectives import ForwardKL
+from tutelage.training import Distillation
 
 
 def test_the_resolved_config_reads_back_as_itself() -> None:
@@ -52,6 +57,14 @@ def test_single_settings_change_the_defaults() -> None:
         ({"arms": {"../evil": ["pld"]}}, "the name of an arm is letters"),
         ({"arms": {"a": ["pld"]}, "objectives": ["pld"]}, "`arms` or `objectives`, not both"),
         ({"seeds": []}, "`seeds`: "),
+        ({"method": {"name": "mutual", "argument": {}}}, r"`method.argument` is not known .*'arguments'"),
+        (
+            {"method": "mutual"},
+            "the method `mutual` needs a teacher that learns with the student: set its `kind: online`",
+        ),
+        ({"teacher": {"name": "mlp", "kind": "online"}}, "an `online` teacher needs a method that teaches it"),
+        ({"teacher": ["mlp", {"name": "mlp", "kind": "online"}], "method": "mutual"}, "all of them or none"),
+        ({"teacher": {"name": "mlp", "kind": "online"}, "method": "mutual", "cache": True}, "can not be cached"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(given: dict[str, object], message: str) -> None:
@@ -104,3 +117,38 @@ def test_an_objective_that_does_not_exist_or_fit_is_one_line() -> None:
     wrong_argument = parse_config({"objectives": [{"name": "pld", "arguments": {"temprature": 1.0}}]}, DistillConfig)
     with pytest.raises(ValueError, match="unexpected keyword argument 'temprature'"):
         wrong_argument.arms["student"][0].make()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            "mutaul",
+            r"Expected the method to be one of 'distillation', 'mutual' or .*'mutaul' \(did you mean 'mutual'\?\)",
+        ),
+        ({"name": "mutual", "arguments": {"nu": 2}}, "Expected the arguments of 'mutual' to fit it, but: .*'nu'"),
+    ],
+)
+def test_a_method_that_does_not_exist_or_fit_is_found_without_a_model(method: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MethodSettings.model_validate(method).check()
+
+
+def test_a_method_of_ones_own_gets_teacher_student_and_objectives() -> None:
+    teacher, student = nn.Linear(2, 2), nn.Linear(2, 2)
+    method = MethodSettings(name="tutelage.training:Distillation").make(teacher, student, ForwardKL())
+    assert isinstance(method, Distillation)
+    assert method.student is student
+    with pytest.raises(ValueError, match="'builtins:print' to make a `Method`, but got NoneType"):
+        MethodSettings(name="builtins:print").make(teacher, student, ForwardKL())
+
+
+def test_the_lesson_of_learning_teachers_is_named_like_any_other() -> None:
+    lesson = {"teacher_objectives": ["cross_entropy", {"name": "reverse_kl", "weight": 0.5}]}
+    made = MethodSettings(name="mutual", arguments=lesson).make([nn.Linear(2, 2)], nn.Linear(2, 2), ForwardKL())
+    losses = made.step(Batch(torch.ones(3, 2), torch.tensor([0, 1, 1]), torch.arange(3)))
+    assert list(losses) == ["teacher/cross_entropy", "teacher/reverse_kl", "student/forward_kl"]
+    with pytest.raises(ValueError, match="forward_lk"):
+        MethodSettings(name="mutual", arguments={"teacher_objectives": "forward_lk"}).make(
+            [nn.Linear(2, 2)], nn.Linear(2, 2), ForwardKL()
+        )

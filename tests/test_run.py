@@ -138,6 +138,38 @@ def test_every_kind_of_teacher(tmp_path: Path, teacher: object) -> None:
     assert report.arms[0].cards[0].metrics["accuracy"] > 0.3
 
 
+ONLINE = {
+    "teacher": {"name": "mlp", "arguments": {"hidden": [16]}, "kind": "online"},
+    "method": "mutual",
+    "arms": {"balanced": ["cross_entropy", "balanced_divergence"]},
+}
+
+
+def test_a_teacher_that_learns_with_the_student_is_kept_beside_it(tmp_path: Path) -> None:
+    start_run(config(**ONLINE), tmp_path, announce=silent)
+    trial = tmp_path / "arms" / "balanced" / "seed-1"
+    teacher = load_model(trial / "teacher")
+    assert teacher(torch.zeros(1, 4)).shape == (1, 3)
+    card = json.loads((trial / "card.json").read_text())
+    assert "teacher_agreement" in card["card"]["metrics"]
+    assert "loss/teacher/forward_kl" in card["history"][-1]
+    assert card["history"][-1]["loss/teacher/cross_entropy"] < card["history"][0]["loss/teacher/cross_entropy"]
+    assert "kind: online" in (tmp_path / "config.yaml").read_text()
+
+
+def test_several_teachers_learn_with_the_student_from_where_their_own_training_ended(tmp_path: Path) -> None:
+    trained = {"name": "mlp", "kind": "online", "train": {"epochs": 2}}
+    start_run(config(**{**ONLINE, "teacher": [trained, ONLINE["teacher"]], "seeds": [0]}), tmp_path, announce=silent)
+    trial = tmp_path / "arms" / "balanced" / "seed-0"
+    before, after = (
+        read_tensors(tmp_path / "teacher" / "model.safetensors"),
+        read_tensors(trial / "teacher" / "model.safetensors"),
+    )
+    assert before.keys() == after.keys()
+    assert not any(torch.equal(value, after[name]) for name, value in before.items())
+    assert (trial / "teacher-2").is_dir()
+
+
 def test_regression(tmp_path: Path) -> None:
     changes = {"data": "diabetes", "arms": {"error": ["mean_squared_error"]}, "seeds": [0]}
     report = start_run(config(**changes), tmp_path / "run", announce=silent)

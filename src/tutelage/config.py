@@ -5,6 +5,7 @@ Anything that is named in it may be a registered name or `package.module:attribu
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from torch import nn
 
 from tutelage._checks import nearest
 from tutelage.models.specification import ModelSpecification
 from tutelage.objectives import Constant, CosineRamp, LinearRamp, Objective, Schedule, registered_objectives
 from tutelage.registry import resolve
-from tutelage.training.distillation import Weighted
+from tutelage.training import Distillation, Method, MutualDistillation
+from tutelage.training.distillation import Objectives, Weighted
 from tutelage.training.settings import StrictModel, TrainingSettings
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {"constant": Constant, "cosine": CosineRamp, "linear": LinearRamp}
@@ -38,8 +41,9 @@ class DataSettings(StrictModel):
 class TeacherSettings(ModelSpecification):
     """A teacher: a model (see `ModelSpecification`), and where its knowledge comes from."""
 
-    kind: Literal["frozen", "random", "moving_average"] = Field(
-        "frozen", description="A frozen model, an untrained one, or the student's own moving average."
+    kind: Literal["frozen", "random", "moving_average", "online"] = Field(
+        "frozen",
+        description="A frozen model, an untrained one, the student's own moving average, or one that learns with it.",
     )
     train: TrainingSettings | None = Field(None, description="Train it on the labels first, with these settings.")
     decay: float = Field(0.999, ge=0, le=1, description="Momentum of a `moving_average` teacher.")
@@ -75,6 +79,71 @@ class ObjectiveSettings(StrictModel):
         if not isinstance(objective, Objective):
             raise ValueError(f"Expected {self.name!r} to make an `Objective`, but got {type(objective).__name__}.")
         return Weighted(objective, self.weight.make() if isinstance(self.weight, ScheduleSettings) else self.weight)
+
+
+class MethodSettings(StrictModel):
+    """The way to teach, the same for all arms. A plain string is a name without arguments."""
+
+    name: str = Field(
+        "distillation",
+        description="distillation, mutual (teachers of kind `online` learn with the student), or `module:attribute`.",
+    )
+    arguments: dict[str, Any] = Field(
+        {}, description="What it is made with besides teacher, student and objectives, such as `teacher_objectives`."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def make(self, teacher: Any, student: nn.Module, objectives: Objectives) -> Method:
+        """The method: what is named is called as `(teacher, student, objectives, **arguments)`.
+
+        The teacher is a list of networks when it is of kind `online`; else one teacher, one network, or None.
+        """
+        method = self._factory()(teacher, student, objectives, **self.arguments)
+        if not isinstance(method, Method):
+            raise ValueError(f"Expected {self.name!r} to make a `Method`, but got {type(method).__name__}.")
+        return method
+
+    def check(self) -> None:
+        """Find out without a model whether the method exists and takes the arguments."""
+        try:
+            inspect.signature(self._factory()).bind(None, None, None, **self.arguments)
+        except TypeError as error:
+            raise ValueError(f"Expected the arguments of {self.name!r} to fit it, but: {error}.") from error
+
+    def _factory(self) -> Callable[..., Any]:
+        factory: Callable[..., Any] = resolve(self.name, METHODS, "method")
+        return factory
+
+
+def mutual(
+    teacher: Sequence[nn.Module],
+    student: nn.Module,
+    objectives: Objectives,
+    *,
+    teacher_objectives: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = ("cross_entropy", "forward_kl"),
+) -> MutualDistillation:
+    """`MutualDistillation.online`, with the teachers' lesson in the form of a config.
+
+    Args:
+        teacher: The networks that teach and learn.
+        student: The student.
+        objectives: What the student learns from.
+        teacher_objectives: What the teachers learn from, by names or settings; by default that of deep mutual learning.
+    """
+    single = isinstance(teacher_objectives, str | Mapping)
+    lesson = [
+        parse_config({"name": entry} if isinstance(entry, str) else entry, ObjectiveSettings).make()  # type: ignore[arg-type]
+        for entry in ([teacher_objectives] if single else teacher_objectives)
+    ]
+    teachers = teacher[0] if len(teacher) == 1 else teacher
+    return MutualDistillation.online(teachers, student, objectives, teacher_objectives=lesson)
+
+
+METHODS: dict[str, Callable[..., Method]] = {"distillation": Distillation, "mutual": mutual}
 
 
 class AssessmentSettings(StrictModel):
@@ -114,6 +183,7 @@ class DistillConfig(StrictModel):
     student: ModelSpecification = Field(
         ModelSpecification(name="mlp", arguments={"hidden": [24]}), description="Who learns."
     )
+    method: MethodSettings = Field(MethodSettings(), description="The way to teach.")
     arms: dict[str, list[ObjectiveSettings]] = Field(
         {}, description="Lessons to compare: objectives by name of the arm."
     )
@@ -145,6 +215,23 @@ class DistillConfig(StrictModel):
             if not re.fullmatch(r"\w[\w .+-]*", name) or name.endswith((" ", ".")):
                 raise ValueError(f"the name of an arm is letters, digits, spaces and `_.+-`, but got {name!r}")
         return self
+
+    @model_validator(mode="after")
+    def _method_fits_the_teacher(self) -> DistillConfig:
+        if any(teacher.kind == "online" for teacher in self.teachers) != self.online:
+            raise ValueError("teachers of kind `online` learn with the student, and so do all of them or none")
+        if self.online and self.cache:
+            raise ValueError("the signals of an `online` teacher change as it learns and can not be cached")
+        if self.method.name == "mutual" and not self.online:
+            raise ValueError("the method `mutual` needs a teacher that learns with the student: set its `kind: online`")
+        if self.method.name == "distillation" and self.online:
+            raise ValueError("an `online` teacher needs a method that teaches it, such as `method: mutual`")
+        return self
+
+    @property
+    def online(self) -> bool:
+        """Whether the teachers learn with the student."""
+        return bool(self.teachers) and all(teacher.kind == "online" for teacher in self.teachers)
 
     @property
     def teachers(self) -> list[TeacherSettings]:
@@ -257,7 +344,7 @@ def config_from_options(path: Path | str | None, options: Mapping[str, Any], set
 def _start_from_default(plain: dict[str, Any], assignment: str) -> None:
     """Let `student.arguments.hidden=…` change the default student, where none was given."""
     top, dot, _ = assignment.partition("=")[0].partition(".")
-    if dot and top not in plain and top in ("data", "teacher", "student", "training", "assessment"):
+    if dot and top not in plain and top in ("data", "teacher", "student", "method", "training", "assessment"):
         plain[top] = DistillConfig().model_dump(mode="json", exclude_none=True)[top]
 
 

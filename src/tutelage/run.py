@@ -161,8 +161,9 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
     torch.manual_seed(seed)  # every arm's student of a seed starts from the same weights
     student = _build(config.student, data)
     settings = config.training.model_copy(update={"seed": seed})
-    teacher, live = _load_teacher(config, data, folder, student, seed)
-    method = Distillation(teacher, student, _terms(config.arms[arm]))
+    learning = _teacher_models(config, data, folder, seed=seed) if config.online else []
+    teacher, live = (learning, None) if learning else _load_teacher(config, data, folder, student, seed)
+    method = config.method.make(teacher, student, _terms(config.arms[arm]))
     monitors: list[Monitor] = [] if quiet else [ProgressMonitor(f"{arm}, seed {seed}")]
     trainer = Trainer(
         method,
@@ -176,6 +177,9 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
     student.eval().cpu()
     if trainer.accelerator.is_main_process:
         save_model(place / "student.safetensors", student, config.student if config.student.configuration else None)
+        for number, model in enumerate(learning):
+            save_model(_teacher_folder(place, number), model.eval().cpu())
+        live = _as_one(learning, config) if learning else live
         card = _assess(
             config, data, student, live.cpu() if isinstance(live, nn.Module) else live, f"{arm}, seed {seed}"
         )
@@ -246,6 +250,10 @@ def _load_teacher(
 
 
 def _live_teacher(config: DistillConfig, data: Data, folder: Path, *, seed: int) -> Teacher | nn.Module | None:
+    return _as_one(_teacher_models(config, data, folder, seed=seed), config)
+
+
+def _teacher_models(config: DistillConfig, data: Data, folder: Path, *, seed: int) -> list[nn.Module]:
     models: list[nn.Module] = []
     for number, teacher in enumerate(config.teachers):
         if teacher.kind == "moving_average":
@@ -256,6 +264,10 @@ def _live_teacher(config: DistillConfig, data: Data, folder: Path, *, seed: int)
             models.append(load_model(_teacher_folder(folder, number)))
         else:
             models.append(_build(teacher, data))
+    return models
+
+
+def _as_one(models: Sequence[nn.Module], config: DistillConfig) -> Teacher | nn.Module | None:
     if len(models) <= 1:
         return models[0] if models else None
     members = [model if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in models]
@@ -283,6 +295,7 @@ def _check_fit(config: DistillConfig, data: Data) -> None:
             objective = term.make().objective
             if objective.needs_teacher and not config.teachers and not isinstance(config.cache, str):
                 raise ValueError(f"Arm `{arm}`: objective `{term.name}` needs a teacher, but the config has none.")
+    config.method.check()
     _build(config.student, data)
 
 
