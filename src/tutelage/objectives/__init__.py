@@ -43,9 +43,17 @@ from tutelage.objectives.fusion_ratio import (
     fused_distillation_loss,
     weighted_soft_label_ratio,
 )
+from tutelage.objectives.mcmi import (
+    ClassCentroids,
+    MCMILoss,
+    mcmi_loss,
+)
 from tutelage.objectives.objective import (
     Objective,
     registered_objectives,
+)
+from tutelage.objectives.pairwise_l1 import (
+    pairwise_l1_distance,
 )
 from tutelage.objectives.plackett_luce import (
     PlackettLuceDistillation,
@@ -68,6 +76,19 @@ from tutelage.objectives.schedules import (
     Progress,
     Schedule,
 )
+from tutelage.objectives.sinkhorn import (
+    SinkhornDistillation,
+    sinkhorn_distance,
+    sinkhorn_distillation,
+    sinkhorn_plan,
+)
+from tutelage.objectives.swing import (
+    SwingDistillation,
+    perturb_distribution,
+    swing_distillation,
+    swing_soft_targets,
+    swing_temperature,
+)
 from tutelage.objectives.trilateral import (
     trilateral_edge_lengths,
     trilateral_features,
@@ -75,6 +96,7 @@ from tutelage.objectives.trilateral import (
 
 __all__ = [
     "BalancedDivergence",
+    "ClassCentroids",
     "Constant",
     "CosineRamp",
     "CrossEntropy",
@@ -88,13 +110,16 @@ __all__ = [
     "LinearRamp",
     "LinearTemperatureAnnealing",
     "LogitMSE",
+    "MCMILoss",
     "MeanSquaredError",
     "Objective",
     "PlackettLuceDistillation",
     "Progress",
     "ReverseKL",
     "Schedule",
+    "SinkhornDistillation",
     "SoftCrossEntropy",
+    "SwingDistillation",
     "TokenDivergence",
     "TotalVariation",
     "UniversalLogitDistance",
@@ -110,13 +135,22 @@ __all__ = [
     "list_wise_retrieval_distillation",
     "listmle",
     "logit_mse",
+    "mcmi_loss",
+    "pairwise_l1_distance",
+    "perturb_distribution",
     "plackett_luce_distillation",
     "plackett_luce_log_likelihood",
     "predictive_confidence",
     "predictive_entropy",
     "registered_objectives",
     "reverse_kl",
+    "sinkhorn_distance",
+    "sinkhorn_distillation",
+    "sinkhorn_plan",
     "soft_cross_entropy",
+    "swing_distillation",
+    "swing_soft_targets",
+    "swing_temperature",
     "teacher_optimal_permutation",
     "token_divergence",
     "total_variation",
