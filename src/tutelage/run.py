@@ -26,7 +26,7 @@ from tutelage.config import DistillConfig, ObjectiveSettings, TeacherSettings, p
 from tutelage.data import load_data
 from tutelage.data.samples import Data
 from tutelage.files import read_json, write_json, write_text
-from tutelage.models import ModelSpecification, build_model, load_model, save_model
+from tutelage.models import ModelSpecification, build_model, load_model, parameter_count, save_model
 from tutelage.outputs import Outputs
 from tutelage.reporting import ArmResult, Report, summary_sentence, write_report
 from tutelage.reproduction.environment import environment
@@ -42,7 +42,7 @@ from tutelage.teachers import (
 )
 from tutelage.teachers.folder_lock import folder_lock
 from tutelage.training import Distillation, Monitor, ProgressMonitor, Trainer, evaluate_model
-from tutelage.workers import core_count, run_in_workers
+from tutelage.workers import core_count, run_in_workers, threads_for
 
 Announce = Callable[[str], None]
 """Told in one line what has been done."""
@@ -173,7 +173,8 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
         folder=place,
         monitors=monitors,
     )
-    history = trainer.run(resume=True)
+    with threads_for(parameter_count(student)):
+        history = trainer.run(resume=True)
     student.eval().cpu()
     if trainer.accelerator.is_main_process:
         save_model(place / "student.safetensors", student, config.student if config.student.configuration else None)
@@ -209,7 +210,8 @@ def _train_teacher(
         folder=folder,
         monitors=[ProgressMonitor("training the teacher", every=5)],
     )
-    history = trainer.run(resume=True)
+    with threads_for(parameter_count(model)):
+        history = trainer.run(resume=True)
     model.eval().cpu()
     if trainer.accelerator.is_main_process:
         save_model(folder, model)

@@ -56,6 +56,23 @@ def run_in_workers(
             raise
 
 
+@contextlib.contextmanager
+def threads_for(parameters: int) -> Iterator[None]:
+    """As many threads inside the block as pay for themselves: one for a small model, else as many as there were.
+
+    Below a million parameters the operations of a batch are so short that waiting for each other costs threads more
+    than they bring, and many times more when other processes use the cores.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if parameters < 1_000_000 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def core_count() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
