@@ -25,9 +25,9 @@ _KINDS = ("vertices", "edges", "angles", "lengths")
 
 def trilateral_features(
     student_probs: Float[Tensor, "batch classes"],
-    teacher_probs: Float[Tensor, "batch classes"],
+    teacher_probs: Float[Tensor, "..."],
     target: Int[Tensor, "batch"],
-    class_means: Float[Tensor, "known classes"],
+    class_means: Float[Tensor, "_ _"],
     *,
     features: Sequence[TrilateralFeature] = ("vertices", "edges"),
     inter_sample: bool = True,
@@ -60,8 +60,8 @@ def trilateral_features(
         `[batch, width]`, in float32 or wider, detached.
 
     Raises:
-        ValueError: Probabilities that do not sum to 1 within 1e-4, a class of `target` that `class_means` does not
-            have, no kind of features or an unknown one, or shapes that differ.
+        ValueError: Probabilities that do not sum to 1 within 1e-4 (in half precision within its rounding), a class of
+            `target` that `class_means` does not have, no kind of features or an unknown one, or shapes that differ.
 
     Source: section 3 of the paper; the authors' code, "option 3" (default) and "options 4 to 7" (angles).
 
@@ -107,9 +107,9 @@ def trilateral_features(
 
 def trilateral_edge_lengths(
     student_probs: Float[Tensor, "batch classes"],
-    teacher_probs: Float[Tensor, "batch classes"],
+    teacher_probs: Float[Tensor, "..."],
     target: Int[Tensor, "batch"],
-    class_means: Float[Tensor, "known classes"],
+    class_means: Float[Tensor, "_ _"],
 ) -> Float[Tensor, "batch 5"]:
     """Squared Euclidean lengths of the edges SG, TG, ST, ST̄ and T̄G of both triangles.
 
@@ -130,8 +130,8 @@ def _vertices(student_probs: Tensor, teacher_probs: Tensor, target: Tensor, clas
     check_same_shape(student_probs, teacher_probs, "student_probs", "teacher_probs")
     classes = student_probs.shape[1]
     check_target(target, classes, shape=student_probs.shape[:1])
-    check_probabilities(student_probs, "student_probs")
-    check_probabilities(teacher_probs, "teacher_probs")
+    for probs, name in ((student_probs, "student_probs"), (teacher_probs, "teacher_probs")):
+        check_probabilities(probs, name, tolerance=_tolerance(probs))
     if class_means.shape[1] != classes:
         raise ValueError(
             f"Expected argument `class_means` to have {classes} columns like `student_probs`, "
@@ -147,9 +147,14 @@ def _vertices(student_probs: Tensor, teacher_probs: Tensor, target: Tensor, clas
             f"Expected argument `class_means` to hold the mean of every class in `target`, "
             f"but class {int(target[~known][0])} has none."
         )
-    check_probabilities(mean, "class_means")
+    check_probabilities(mean, "class_means", tolerance=_tolerance(class_means))
     student, teacher = at_least_float32(student_probs.detach()), at_least_float32(teacher_probs.detach())
     return student, teacher, F.one_hot(target, classes).to(student.dtype), mean
+
+
+def _tolerance(probs: Tensor) -> float:
+    """How far a sum may be from 1: 1e-4, or what rounding each probability to half precision can add up to."""
+    return max(1e-4, torch.finfo(probs.dtype).eps)
 
 
 def _lengths(student: Tensor, teacher: Tensor, label: Tensor, mean: Tensor) -> list[Tensor]:
