@@ -41,6 +41,7 @@ from tutelage.assessment import (
 )
 from tutelage.batch import Batch
 from tutelage.data import Data, Samples, SubsetSamples, load_data
+from tutelage.data.cifar import AugmentedImages
 from tutelage.models import build_model, call_model, load_model, parameter_count, save_model
 from tutelage.objectives import (
     BalancedDivergence,
@@ -56,7 +57,6 @@ from tutelage.objectives import (
     reverse_kl,
 )
 from tutelage.outputs import Outputs
-from tutelage.recipes.pld import Augmented
 from tutelage.reproduction import Arm, Claim, Context, Judgement, Metrics, Needs, Recipe, Results, Scale
 from tutelage.teachers import CachedTeacher, FrozenTeacher, build_cache
 from tutelage.training import Distillation, Method, MutualDistillation, Trainer, TrainingSettings, Weighted
@@ -110,7 +110,7 @@ SCALES = {
         "paper",
         seeds=3,
         settings={
-            "data": {"name": "tutelage.recipes.pld:cifar100", "options": {}},
+            "data": {"name": "tutelage.data.cifar:cifar100", "options": {}},
             "samples": None,
             "augment": True,
             # ResNet-56 and ResNet-20, one of the usual pairs.
@@ -351,9 +351,7 @@ def closes_the_entropy_gap(results: Results) -> Judgement:
 
 def leaves_the_teacher_unharmed(results: Results) -> Judgement:
     """Claim 5."""
-    difference = float(
-        (results.values("BD-KD", "teacher_accuracy") - results.values("one-way", "teacher_accuracy")).mean()
-    )
+    difference = results.difference("BD-KD", "one-way", "teacher_accuracy")
     detail = _means(results, "teacher_accuracy", "BD-KD", "one-way", "DML")
     return Judgement(difference, difference >= -0.005, detail=f"{detail} (one-way: labels alone)")
 
@@ -410,7 +408,7 @@ def _load(context: Context) -> tuple[Data, Samples]:
     lessons: Samples = data.train
     if context["samples"] is not None:
         lessons = SubsetSamples(lessons, torch.arange(context["samples"]))
-    return data, Augmented(lessons) if "augment" in context.scale.settings else lessons
+    return data, AugmentedImages(lessons) if "augment" in context.scale.settings else lessons
 
 
 def _build(specification: Mapping[str, Any], data: Data) -> nn.Module:
