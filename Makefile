@@ -56,6 +56,7 @@ check: $(STAMPS)/dev
 
 docs: $(STAMPS)/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in site/index.html."
 
 # Browser tests drive the system's Chromium; without one they are skipped and say so.
 chromium:
