@@ -431,9 +431,7 @@ class TokenDivergence(Objective):
         check_in_range(beta, "beta", 0, 1)
         check_positive(temperature, "temperature")
         check_option(token_average, "token_average", ("token", "sequence"))
-        self.kind = kind
-        self.beta = beta
-        self.temperature = temperature
+        self.kind, self.beta, self.temperature = kind, beta, temperature
         self.scale_by_temperature_squared = scale_by_temperature_squared
         self.token_average = token_average
 
