@@ -156,7 +156,7 @@ class AssessmentSettings(StrictModel):
 
 DEFAULT_ARMS: dict[str, list[dict[str, Any]]] = {
     "cross-entropy": [{"name": "cross_entropy"}],
-    "distillation": [{"name": "knowledge_distillation", "arguments": {"alpha": 0.9, "temperature": 4.0}}],
+    "distillation": [{"name": "knowledge_distillation", "arguments": {"alpha": 0.9, "temperature": 2.0}}],
     "pld": [{"name": "plackett_luce_distillation", "arguments": {"temperature": 1.0}}],
 }
 """What is compared when a config names no objectives: the label alone, the classic loss, and the ranking loss."""
@@ -188,7 +188,7 @@ class DistillConfig(StrictModel):
         {}, description="Lessons to compare: objectives by name of the arm."
     )
     objectives: list[ObjectiveSettings] = Field([], description="One lesson: short for a single arm.")
-    training: TrainingSettings = Field(TrainingSettings(), description="How students train.")
+    training: TrainingSettings = Field(TrainingSettings(learning_rate=0.01), description="How students train.")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="One student a seed and arm.")
     assessment: AssessmentSettings = Field(AssessmentSettings(), description="What the report card holds.")
     jobs: int = Field(0, ge=0, description="Students taught at the same time; 0 is one a core.")
@@ -330,20 +330,21 @@ def config_from_options(path: Path | str | None, options: Mapping[str, Any], set
             value = value[0]
         if key == "objectives":
             plain.pop("arms", None)
+        _start_from_default(plain, key)
         place = plain
         *parts, last = key.split(".")
         for part in parts:
             place = place.setdefault(part, {})
         place[last] = value
     for assignment in settings:
-        _start_from_default(plain, assignment)
+        _start_from_default(plain, assignment.partition("=")[0])
         set_key(plain, assignment)
     return parse_config(plain, DistillConfig)
 
 
-def _start_from_default(plain: dict[str, Any], assignment: str) -> None:
+def _start_from_default(plain: dict[str, Any], key: str) -> None:
     """Let `student.arguments.hidden=…` change the default student, where none was given."""
-    top, dot, _ = assignment.partition("=")[0].partition(".")
+    top, dot, _ = key.partition(".")
     if dot and top not in plain and top in ("data", "teacher", "student", "method", "training", "assessment"):
         plain[top] = DistillConfig().model_dump(mode="json", exclude_none=True)[top]
 
