@@ -26,9 +26,19 @@ from tutelage.assessment.calibration import (
     reliability_curve,
     top_label_brier_score,
 )
+from tutelage.assessment.canaries import (
+    Canary,
+    CandidateTree,
+    canary_exposure,
+    exposure_from_scores,
+    insert_canaries,
+)
 from tutelage.assessment.coverage import coverage_from_log_prob, pass_at_k
+from tutelage.assessment.eigen_cam import eigen_cam
 from tutelage.assessment.latency import LatencyDistribution, latency_distribution
+from tutelage.assessment.mutual_information import conditional_mutual_information
 from tutelage.assessment.probes import knn_probe, linear_probe
+from tutelage.assessment.recall import per_class_recall, zero_shot_recall
 from tutelage.assessment.report_card import ReportCard
 from tutelage.assessment.robustness import (
     RobustAccuracyCurve,
@@ -54,6 +64,8 @@ from tutelage.assessment.statistics import (
 
 __all__ = [
     "Agreement",
+    "Canary",
+    "CandidateTree",
     "Fidelity",
     "Interval",
     "LatencyDistribution",
@@ -68,16 +80,21 @@ __all__ = [
     "best_of_budget",
     "bootstrap_interval",
     "brier_score",
+    "canary_exposure",
     "classwise_calibration_error",
     "clustered_comparison",
     "cohen_kappa",
+    "conditional_mutual_information",
     "confidence_auroc",
     "coverage_from_log_prob",
     "disagreement_breakdown",
+    "eigen_cam",
     "expected_calibration_error",
+    "exposure_from_scores",
     "fgsm_attack",
     "fleiss_kappa",
     "holm_correction",
+    "insert_canaries",
     "knn_probe",
     "kolmogorov_smirnov_calibration_error",
     "krippendorff_alpha",
@@ -89,6 +106,7 @@ __all__ = [
     "pabak",
     "paired_t_test",
     "pass_at_k",
+    "per_class_recall",
     "pgd_attack",
     "prediction_fidelity",
     "projected_gradient_ascent",
@@ -102,4 +120,5 @@ __all__ = [
     "top_label_brier_score",
     "weighted_robust_accuracy",
     "wilcoxon_test",
+    "zero_shot_recall",
 ]

@@ -15,6 +15,14 @@ from tutelage.data.loader import epoch_order, load_batches
 from tutelage.data.loading import BUILT_IN, load_data
 from tutelage.data.parts import assemble
 from tutelage.data.samples import Data, Samples, Task
+from tutelage.data.sensitivity import (
+    PRIVATE_PATTERNS,
+    combine_sensitivity,
+    document_frequency,
+    pattern_sensitivity,
+    rarity_sensitivity,
+    token_spans,
+)
 from tutelage.data.subsets import SubsetSamples, split, subset, targets_of
 from tutelage.data.transforms import (
     StreamBatch,
@@ -28,6 +36,7 @@ from tutelage.data.transforms import (
 __all__ = [
     "BUILT_IN",
     "CORRUPTIONS",
+    "PRIVATE_PATTERNS",
     "ArithmeticProblem",
     "ArraySamples",
     "ByteTokenizer",
@@ -44,18 +53,23 @@ __all__ = [
     "arithmetic_reward",
     "as_samples",
     "assemble",
+    "combine_sensitivity",
     "completion_samples",
     "corrupt",
     "corruption_stream",
+    "document_frequency",
     "drop_classes",
     "epoch_order",
     "few_shot_subset",
     "generate_problems",
     "load_batches",
     "load_data",
+    "pattern_sensitivity",
+    "rarity_sensitivity",
     "split",
     "step_is_right",
     "subset",
     "targets_of",
+    "token_spans",
     "train_bpe",
 ]

@@ -8,6 +8,7 @@ from tutelage.teachers.fingerprint import model_fingerprint, teacher_fingerprint
 from tutelage.teachers.frozen import FrozenTeacher
 from tutelage.teachers.moving_average import ExponentialMovingAverage, MovingAverageTeacher
 from tutelage.teachers.random import RandomTeacher
+from tutelage.teachers.released_targets import release_soft_targets
 from tutelage.teachers.teacher import Teacher, TeacherModule
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "TopClasses",
     "build_cache",
     "model_fingerprint",
+    "release_soft_targets",
     "teacher_fingerprint",
 ]
