@@ -111,8 +111,7 @@ def run_from_terminal(config: DistillConfig | None, folder: Path | None) -> None
             print(f"\n{text}Go on with: tutelage distill --resume {place}", file=sys.stderr)
         sys.exit(130)
     if main:
-        print_report(report)
-        print(f"{report.summary}\nReport: {place / 'report.html'}")
+        print_report(report, page=place / "report.html")
 
 
 def free_folder(name: str, parent: Path | str = "runs") -> Path:

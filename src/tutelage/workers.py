@@ -33,7 +33,7 @@ def run_in_workers(
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM came; every worker has stopped.
-        RuntimeError: A worker died, say because the system killed it.
+        ChildProcessError: A worker died, say because the system killed it.
     """
     if jobs <= 1 or len(arguments) <= 1:
         for position, one in enumerate(arguments):
@@ -47,7 +47,7 @@ def run_in_workers(
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError("A worker process died, perhaps for want of memory; lower `jobs` and resume.") from error
+            raise ChildProcessError("A worker process died, perhaps for want of memory; lower `jobs` and resume.") from error
         except BaseException:
             for future in waiting:
                 future.cancel()

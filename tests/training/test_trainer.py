@@ -140,6 +140,15 @@ def test_a_nan_loss_names_step_term_and_samples_and_keeps_the_last_checkpoint(tm
     assert all(torch.isfinite(value).all() for value in method.student.parameters())
 
 
+def test_runs_of_different_precision_can_follow_each_other() -> None:
+    whole, half = trainer(None, dropout=0.0), trainer(None, dropout=0.0, precision="bf16")
+    losses = [record["loss"] for record in whole.run()]
+    rounded = [record["loss"] for record in half.run()]
+    assert rounded != losses
+    assert rounded == pytest.approx(losses, rel=0.05)
+    assert all(value.dtype == torch.float32 for value in half.method.trainable()["student"].parameters())
+
+
 def test_clipping_bounds_the_step() -> None:
     plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "max_steps": 1, "scheduler": "constant"}
     free, bound = trainer(None, **plain), trainer(None, **plain, clip_norm=1e-3)

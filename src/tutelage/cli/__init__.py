@@ -26,10 +26,10 @@ app.command("reproduce")(reproduce.reproduce)
 
 
 def main() -> None:
-    """Run the command line; an error that a person can mend is one line, not a traceback (TUTELAGE_DEBUG=1 shows it)."""
+    """Run the command line; an error that a person can mend is one line (TUTELAGE_DEBUG=1 shows its traceback)."""
     try:
         app()
-    except (ValueError, FileNotFoundError, FileExistsError, PermissionError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get("TUTELAGE_DEBUG"):
             raise
         print(f"tutelage: {error}", file=sys.stderr)

@@ -40,5 +40,4 @@ def assess(
         device=device,
     )
     page = write_report(out / "report.html", report)
-    print_report(report)
-    print(f"Report: {page}")
+    print_report(report, page=page)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -48,12 +50,13 @@ def report_table(report: Report) -> Table:
     return table
 
 
-def print_report(report: Report, console: Console | None = None) -> None:
-    """Print the summary and the table; off a terminal as plain text of any width, without colours or drawn lines.
+def print_report(report: Report, console: Console | None = None, *, page: Path | str | None = None) -> None:
+    """Print the table, then what was learned and where the page is; off a terminal as plain text of any width.
 
     Args:
         report: What to print.
         console: Where; standard output by default.
+        page: The page that shows more.
     """
     console = console or Console()
     table = report_table(report)
@@ -61,14 +64,15 @@ def print_report(report: Report, console: Console | None = None) -> None:
         console = Console(file=console.file, width=max(console.measure(table).maximum, 10_000), color_system=None)
         table.box = None
         table.expand = False
-    console.print(Text(_printable(report.summary or summary_sentence(report))))
-    if not table.row_count:
-        return
-    console.print(table)
+    if table.row_count:
+        console.print(table)
     marks = {cell.mark for row in headline_table(report, _COLUMNS).rows for cell in row.cells}
     said = {"best": "* best of the arms", "level": "≈ not told apart from the best by a test or by its timings"}
     if legend := [text for mark, text in said.items() if mark in marks]:
         console.print(Text("; ".join(legend)), style="dim")
+    console.print(Text(_printable(report.summary or summary_sentence(report))))
+    if page is not None:
+        console.print(Text(_printable(f"Report: {page}")), soft_wrap=True)
 
 
 def _cell(cell: Cell) -> str:

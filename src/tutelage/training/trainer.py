@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from tutelage.batch import Batch
@@ -101,6 +102,7 @@ class Trainer:
             ValueError: The checkpoint in `folder` is of another run.
         """
         trackers = list(self.settings.trackers)
+        AcceleratorState._reset_state()  # a run before this one may have had another precision
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # said aloud, since only then gloo joins processes on CPUs
             mixed_precision=self.settings.precision,
