@@ -109,7 +109,8 @@ def check_floating(value: Tensor, name: str) -> None:
 
 def check_finite(value: Tensor, name: str) -> None:
     """Raise `ValueError` when a tensor holds NaN or infinity."""
-    if value.numel() and not all(torch.isfinite(extreme) for extreme in value.aminmax()):  # 25 times isfinite().all()
+    # 25 times as fast as `isfinite().all()`; as Python numbers, since `torch.isfinite` of a scalar is four operations.
+    if value.numel() and not all(math.isfinite(extreme) for extreme in value.detach().aminmax()):
         raise ValueError(f"Expected argument `{name}` to be finite, but it holds NaN or infinity.")
 
 
