@@ -9,6 +9,7 @@ from tutelage.training.method import BaseMethod, Method, Stateful
 from tutelage.training.monitors import Monitor, ProgressMonitor
 from tutelage.training.mutual import MutualDistillation
 from tutelage.training.settings import EarlyStopping, TrainingSettings
+from tutelage.training.teacher_fine_tuning import MCMIFineTuning, fine_tune_teacher
 from tutelage.training.trainer import NonFiniteLoss, Trainer
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Distillation",
     "EarlyStopping",
     "Interrupted",
+    "MCMIFineTuning",
     "Method",
     "Monitor",
     "MutualDistillation",
@@ -29,6 +31,7 @@ __all__ = [
     "TrainingSettings",
     "Weighted",
     "evaluate_model",
+    "fine_tune_teacher",
     "load_checkpoint",
     "load_latest",
     "lookahead_hypergradient",
