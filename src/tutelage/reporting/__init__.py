@@ -1,5 +1,6 @@
 """Report cards that people read: one HTML file, a table in the terminal, and the same as JSON."""
 
+from tutelage.reporting.comparisons import compare_arms
 from tutelage.reporting.html import render_report, write_report
 from tutelage.reporting.report import ArmResult, Report, read_report
 from tutelage.reporting.saved_models import mcnemar_comparison, report_on_models, report_on_saved_models
@@ -9,6 +10,7 @@ from tutelage.reporting.tables import print_report, report_table
 __all__ = [
     "ArmResult",
     "Report",
+    "compare_arms",
     "mcnemar_comparison",
     "print_report",
     "read_report",
