@@ -214,7 +214,7 @@ def test_every_public_function_and_class_says_what_it_does() -> None:
 
 HEAVY = {
     *("torch", "transformers", "accelerate", "datasets", "ray", "trl", "peft", "trackio", "onnx", "onnxruntime"),
-    *("numpy", "sklearn", "scipy", "pandas", "pyarrow", "joblib", "matplotlib", "plotly", "jinja2", "PIL", "pydantic"),
+    *("numpy", "sklearn", "scipy", "pandas", "pyarrow", "joblib", "matplotlib", "jinja2", "PIL", "pydantic"),
 }
 
 
