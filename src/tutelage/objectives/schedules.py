@@ -92,7 +92,9 @@ class CosineRamp:
 def _done(progress: Progress | float, epochs: float | None) -> float:
     if epochs is None:
         if not isinstance(progress, Progress):
-            raise ValueError("Expected a `Progress`: a ramp over the whole run (`epochs=None`) can't tell from an epoch.")
+            raise ValueError(
+                "Expected a `Progress`: a ramp over the whole run (`epochs=None`) can't tell from an epoch."
+            )
         return progress.fraction
     check_positive(epochs, "epochs")
     epoch = progress.epoch if isinstance(progress, Progress) else progress
