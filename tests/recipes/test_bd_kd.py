@@ -204,6 +204,7 @@ def test_paper_scale_trains_with_augmentation_and_a_live_teacher(monkeypatch):
     network = {"name": "convnet", "arguments": {"channels": (4,)}}
     settings = {
         **paper.settings,
+        "samples": 16,
         "teacher": network,
         "student": network,
         "training": {**paper.settings["training"], "epochs": 1},

@@ -16,8 +16,15 @@ the two weights exchanged. Temperature scaling of the cross-entropy student, fit
 reference for calibration. Calibration errors have 15 bins of equal width, at temperature 1.
 
 Departures from the paper: there is no public code, and the weights are our reading of it (see `divergence_weights`);
-data, networks and schedule are ours at every scale but `paper`. The teacher that learns from labels alone is that of
-the one-way arm: what its student reads does not reach it.
+data, networks and schedule are ours at every scale but `paper`. The learning rate of `full` was set by looking at the
+cross-entropy student alone: at 1e-3 it ends under-confident, and the effect under study is absent. The teacher that
+learns from labels alone is that of the one-way arm: what its student reads does not reach it.
+
+What does not hold, and why, as far as we can tell. At `quick` the student (45 to 51 % right) is far too small for what
+its teacher learns alone (93 %). Reading such a student costs the teacher about two points, in DML more than in BD-KD,
+and leaves it unsure of itself: the two meet on the student's side. So every arm with a teacher that listens ends with
+the same entropy gap, a third of the one-way arm's, and balancing does not narrow it further. The control with swapped
+weights comes close to BD-KD in every figure: there, most of the gain over DML is that of a second divergence.
 """
 
 from __future__ import annotations
@@ -77,7 +84,7 @@ SCALES = {
         "smoke",
         seeds=2,
         settings={
-            "data": {"name": "mnist1d", "options": {"channel": True, "train": 200, "validation": 100, "test": 200}},
+            "data": {"name": "mnist1d", "channel": True, "train": 200, "validation": 100, "test": 200},
             "samples": 200,
             "teacher": {"name": "convnet", "arguments": {"channels": (16, 16)}},
             "student": {"name": "mlp", "arguments": {"hidden": (16,)}},
@@ -88,7 +95,7 @@ SCALES = {
         "quick",
         seeds=5,
         settings={
-            "data": {"name": "mnist1d", "options": {"channel": True}},
+            "data": {"name": "mnist1d", "channel": True},
             "samples": 1000,
             "teacher": {"name": "convnet", "arguments": {"channels": (64, 64, 64)}},
             "student": {"name": "mlp", "arguments": {"hidden": (64,)}},
@@ -99,19 +106,19 @@ SCALES = {
         "full",
         seeds=5,
         settings={
-            "data": {"name": "glyphs", "options": {"train_per_class": 20}},
+            "data": {"name": "glyphs", "train_per_class": 20},
             "samples": 1240,
             "teacher": {"name": "convnet", "arguments": {"channels": (16, 32, 64)}},
-            "student": {"name": "convnet", "arguments": {"channels": (8, 8, 8)}},
-            "training": TRAINING,
+            "student": {"name": "convnet", "arguments": {"channels": (8, 16, 32)}},
+            "training": {**TRAINING, "learning_rate": 3e-3},
         },
     ),
     "paper": Scale(
         "paper",
         seeds=3,
         settings={
-            "data": {"name": "tutelage.data.cifar:cifar100", "options": {}},
-            "samples": None,
+            "data": {"name": "tutelage.data.cifar:cifar100"},
+            "samples": 45_000,
             "augment": True,
             # ResNet-56 and ResNet-20, one of the usual pairs.
             "teacher": {"name": "resnet", "arguments": {"widths": (16, 32, 64), "depths": (9, 9, 9)}},
@@ -145,7 +152,7 @@ ARMS = [
     Arm("BD-KD swapped", {"method": "swapped", "nu": 2.0}, description="ν for the other direction (a control)"),
 ]
 SWEEP = [
-    *(Arm(f"BD-KD nu={nu}", {"method": "bd_kd", "nu": nu}, description="another ν") for nu in (1.5, 3.0, 4.0)),
+    Arm("BD-KD nu=4", {"method": "bd_kd", "nu": 4.0}, description="balanced more strongly"),
     Arm("DML t=2", {"method": "dml", "temperature": 2.0}, description="DML at temperature 2"),
     Arm("BD-KD t=2", {"method": "bd_kd", "nu": 2.0, "temperature": 2.0}, description="BD-KD at temperature 2"),
 ]
@@ -197,14 +204,9 @@ def online(settings: Mapping[str, Any], teacher: nn.Module, student: nn.Module) 
     raise ValueError(f"Expected a method of this recipe, but got {settings['method']!r}.")
 
 
-def without_term(arm: Arm) -> Arm:
-    """An arm whose BD-KD student does not read the teacher; other arms stay as they are."""
-    return replace(arm, settings={**arm.settings, "method": "unread"}) if arm.name == "BD-KD" else arm
-
-
-def with_swapped_weights(arm: Arm) -> Arm:
-    """An arm whose BD-KD stresses the wrong direction; other arms stay as they are."""
-    return replace(arm, settings={**arm.settings, "method": "swapped"}) if arm.name == "BD-KD" else arm
+def broken(arm: Arm, *, method: str) -> Arm:
+    """The arm BD-KD by another method, which does not read the teacher or stresses the wrong direction; others stay."""
+    return replace(arm, settings={**arm.settings, "method": method}) if arm.name == "BD-KD" else arm
 
 
 # ---- The experiment --------------------------------------------------------------------------------------------------
@@ -306,8 +308,7 @@ def describe(scale: Scale) -> dict[str, Any]:
         if scale.name == "paper":
             model = build_model(scale.settings[role], num_classes=100, input_shape=(3, 32, 32))
         else:
-            data = _read(scale.settings["data"]["name"], **scale.settings["data"]["options"])
-            model = _build(scale.settings[role], data)
+            model = _build(scale.settings[role], _read(**scale.settings["data"]))
         described[role] = f"{type(model).__name__}, {parameter_count(model):,} parameters"
     return described
 
@@ -404,10 +405,8 @@ def _read(name: str, **options: Any) -> Data:
 
 def _load(context: Context) -> tuple[Data, Samples]:
     """The data, and the samples that are learned from."""
-    data = _read(context["data"]["name"], **context["data"]["options"])
-    lessons: Samples = data.train
-    if context["samples"] is not None:
-        lessons = SubsetSamples(lessons, torch.arange(context["samples"]))
+    data = _read(**context["data"])
+    lessons = SubsetSamples(data.train, torch.arange(context["samples"]))
     return data, AugmentedImages(lessons) if "augment" in context.scale.settings else lessons
 
 
@@ -443,6 +442,6 @@ recipe = Recipe(
     prepare=prepare,
     run_arm=run_arm,
     claims=CLAIMS,
-    breakages={"unread": without_term, "swapped": with_swapped_weights},
+    breakages={name: functools.partial(broken, method=name) for name in ("unread", "swapped")},
     describe=describe,
 )
