@@ -109,7 +109,7 @@ def mcmi_loss(
     """
     check_non_negative(cmi_weight, "cmi_weight")
     _check_centroids(centroids, logits.shape[1])
-    parts = _parts(logits, target, log_of_centroids(centroids), cmi_weight, reduction)
+    parts = _parts(logits, target, _log_of_centroids(centroids), cmi_weight, reduction)
     return parts if return_parts else parts.loss
 
 
@@ -258,7 +258,7 @@ class MCMILoss(Objective):
         return self.parts(student_logits, target).loss
 
 
-def log_of_centroids(centroids: Tensor) -> Tensor:
+def _log_of_centroids(centroids: Tensor) -> Tensor:
     """Logarithms of probabilities, where 0 counts as the smallest normal number, in float32 or wider; detached."""
     centroids = centroids.detach().to(torch.promote_types(centroids.dtype, torch.float32))
     return centroids.clamp_min(torch.finfo(centroids.dtype).tiny).log()
