@@ -129,7 +129,7 @@ SCALES = {
     ),
     "full": Scale(
         "full",
-        seeds=8,
+        seeds=10,
         settings={
             "pairs": {
                 "glyphs": {**GLYPHS, "size": 256},
@@ -137,8 +137,8 @@ SCALES = {
                 "projector": {**GLYPHS, "student": mlp(48)},
                 "digits": {"data": "digits", "options": {}, "teacher": mlp(256, 128), "student": mlp(8, 128)},
             },
-            "kd": tuple((weight, temperature) for weight in (1.0, 3.0) for temperature in (1.0, 2.0, 4.0, 8.0)),
-            "terms": tuple((weight, factor) for weight in (1.0, 3.0) for factor in (0.5, 1.0, 2.0, 4.0)),
+            "kd": ((1.0, 2.0), (1.0, 4.0), (3.0, 2.0), (3.0, 4.0)),
+            "terms": ((3.0, 0.5), (3.0, 1.0), (3.0, 2.0), (3.0, 4.0)),
             "dkd": (1.0, 2.0, 4.0, 8.0),
             "dkd_terms": ((2.0, 1.0), (2.0, 4.0), (8.0, 1.0), (8.0, 4.0)),
             "few_kd": ((1.0, 4.0), (3.0, 4.0)),
