@@ -203,7 +203,13 @@ def test_killed_or_interrupted_a_run_goes_on_with_the_same_bits(tmp_path: Path, 
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
-    second = subprocess.Popen(command(folder, "--resume"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    second = subprocess.Popen(
+        command(folder, "--resume"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
+    )
     assert second.stdout is not None
     assert second.stdout.readline().startswith("Teaching")
     time.sleep(1.0)

@@ -20,7 +20,12 @@ STEPS = 20
 
 def start(folder: Path, pause: float, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(PROGRAM), str(folder), str(pause), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
+
+
+def hear_ctrl_c() -> None:
+    """A shell starts what runs in its background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
