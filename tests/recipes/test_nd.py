@@ -93,18 +93,19 @@ def test_every_arm_has_the_same_budget_and_every_kind_as_many_candidates():
         assert counts["DKD"] == counts["DKD++"]
 
 
-def results(norm_ratio=1.0, kd_norm=8.0, **accuracy):
+def results(norm_ratio=1.0, kd_norm=8.0, turned_norm=8.0, **accuracy):
     groups, arms = {}, {}
     for arm in nd.arms(nd.SCALES["quick"]):
         groups.setdefault(arm.group, []).append(arm.name)
         value = accuracy.get(arm.name, accuracy.get(arm.group, 0.5))
         ours = "++" in arm.name
+        norm = kd_norm + 4 if ours else turned_norm if "direction" in arm.name else kd_norm
         noise = (-0.01, 0.0, 0.01) if ours else (-0.012, 0.001, 0.011)
         arms[arm.name] = {
             "validation_accuracy": [value] * 3,
             "test_accuracy": [value + step for step in noise],
             "cosine": [(0.7 if ours else 0.4) + step for step in noise],
-            "norm": [(kd_norm + 4 if ours else kd_norm) + step for step in noise],
+            "norm": [norm + step for step in noise],
             "training_norm_ratio": [norm_ratio if ours else 0.7] * 3,
             "norm_gap": [abs((norm_ratio if ours else 0.7) - 1) + step for step in noise],
         }
@@ -122,6 +123,7 @@ def results(norm_ratio=1.0, kd_norm=8.0, **accuracy):
         ({"KD++": 0.55, "KD + direction 3/4": 0.552}, [True, True, True, True, True]),
         ({"KD++": 0.55, "norm_ratio": 1.4}, [True, False, True, True, True]),  # overshot
         ({"KD++": 0.55, "kd_norm": 12.5}, [True, False, True, True, True]),  # nothing to lengthen
+        ({"KD++": 0.55, "turned_norm": 12.0}, [True, False, True, True, True]),  # the direction alone does that
         ({"KD++": 0.55, "teacher 512: KD": 0.6}, [True, True, True, True, False]),
         ({"KD++": 0.55, "teacher 512: KD": 0.6, "teacher 512: KD++": 0.7}, [True, True, True, True, True]),
     ],
