@@ -16,6 +16,8 @@ LOGIT_PATHS = {"student.logits", "teacher.logits", "batch.target", "batch.target
 SEES_THE_CONSTANT = {
     "logit_mse": "compares the logits themselves",
     "mean_squared_error": "compares real values",
+    "label_distributionally_robust_loss": "takes scores of bounded size",
+    "ldr": "takes scores of bounded size",
 }
 OTHER_VOCABULARY = {
     "token_divergence": "cuts to the smaller vocabulary",
