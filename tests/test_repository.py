@@ -191,7 +191,8 @@ def test_files_have_telling_names_and_a_readable_length() -> None:
     vague = [path.name for path in source_files() if path.stem in ("utils", "helpers", "common", "misc", "util")]
     assert not vague
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in source_files()}
-    assert not {path: lines for path, lines in lengths.items() if lines > 450}
+    # A recipe is a whole experiment in one file: four scales, arms, claims and what a reader must know about them.
+    assert not {path: lines for path, lines in lengths.items() if lines > (600 if "recipes/" in path else 450)}
 
 
 def test_every_public_function_and_class_says_what_it_does() -> None:
