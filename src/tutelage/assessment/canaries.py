@@ -234,8 +234,9 @@ class CandidateTree:
         self.tokens = pad_sequences([text[shared:] for text in texts], 0)
         self.counted = torch.arange(self.tokens.shape[1]) < lengths[:, None]
         # Padding and the last token of every candidate: neither is read before another token.
-        read = self.tokens.masked_fill(torch.arange(self.tokens.shape[1]) >= lengths[:, None] - 1, 0)[:, :-1]
-        self.contexts, self.context = torch.unique(read, dim=0, return_inverse=True)
+        read = self.tokens.masked_fill(torch.arange(self.tokens.shape[1]) >= lengths[:, None] - 1, 0)
+        unique, self.context = torch.unique(read, dim=0, return_inverse=True)
+        self.contexts = unique[:, :-1]
         self.given = torch.tensor(texts[0][:shared])
 
     @torch.no_grad()

@@ -150,6 +150,7 @@ def swing_soft_targets(
     tensor([[1.2339e-04, 9.9988e-01],
             [4.6490e-01, 5.3510e-01]])
     """
+    _check_temperatures(base_temperature, max_temperature, exponent)
     _check_noise(epsilon, noise_on)
     check_finite(teacher_logits, "teacher_logits")
     check_same_shape(teacher_logits[..., 0], sensitivity, "teacher_logits[..., 0]", "sensitivity")
@@ -230,6 +231,7 @@ def swing_distillation(
     check_option(reduction, "reduction", ("mean", "sum", "none"))
     check_option(student_temperature, "student_temperature", ("base", "same"))
     check_in_range(alpha, "alpha", 0, 1)
+    _check_temperatures(base_temperature, max_temperature, exponent)
     _check_noise(epsilon, noise_on)
     check_target(target, student_logits.shape[-1], shape=student_logits.shape[:-1], ignore_index=ignore_index)
     check_same_shape(target, sensitivity, "target", "sensitivity")
