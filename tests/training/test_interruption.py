@@ -44,16 +44,28 @@ def finish(folder: Path, *options: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    return finish(tmp_path_factory.mktemp("whole"))
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder)
+    return folder
+
+
+@pytest.fixture
+def uninterrupted(whole: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(whole / "final.safetensors")
+
+
+@pytest.fixture
+def uninterrupted_losses(whole: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
 
 
 def same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bits(
-    tmp_path: Path, uninterrupted: dict[str, torch.Tensor]
+def test_killed_again_and_again_it_ends_with_the_same_bits_and_records(
+    tmp_path: Path, uninterrupted: dict[str, torch.Tensor], uninterrupted_losses: list[float]
 ) -> None:
     for step in (1, 7, 12):  # before the first checkpoint, in the middle of an epoch, between checkpoints
         process = start(tmp_path, 0.02)
@@ -63,6 +75,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
     assert same_bits(finish(tmp_path), uninterrupted)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [5, 10, 15, 20], "each record stands once"
+    assert [record["loss"] for record in records] == pytest.approx(uninterrupted_losses)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -43,6 +43,14 @@ class RunningMean:
         self._sums, self._samples = {}, 0
         return means
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of this: the main process's part; a resumed run lacks the others' for one record."""
+        return {"sums": dict(self._sums), "samples": self._samples}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put `state_dict` back."""
+        self._sums, self._samples = dict(state["sums"]), int(state["samples"])
+
 
 class MetricsFile:
     """`metrics.jsonl` of a run folder: one JSON object a line, in order of steps; None writes nothing."""

@@ -83,6 +83,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(batches / self.settings.gradient_accumulation)
         self.total_steps = self.settings.max_steps or self.settings.epochs * self.steps_per_epoch
         self._best = BestSoFar(self.settings)
+        self._running = RunningMean()
         self._hooks: BaseMethod = method if isinstance(method, BaseMethod) else BaseMethod()
 
     @property
@@ -132,20 +133,19 @@ class Trainer:
     def _loop(self, stop: StopRequest) -> None:
         """The whole training path: batches down, losses back, one optimiser step, and now and then a record."""
         last_checkpoint = started = time.monotonic()
-        running = RunningMean()
         progress = self.progress
         while self.step < self.total_steps and not self._best.exhausted:
             for group in self._epoch(self.step // self.steps_per_epoch, self.step % self.steps_per_epoch):
                 self._hooks.advance(progress)
                 self._set_learning_rate(progress)
-                values = self._optimizer_step(group, running)
+                values = self._optimizer_step(group)
                 self.step += 1
                 progress = self.progress
                 self._hooks.after_step(progress)
                 for monitor in self._watching:
                     monitor.on_step(progress, values)
                 if self._due(self.settings.log_every) or self._due(self.settings.evaluate_every):
-                    self._record(running, started)
+                    self._record(started)
                 now = time.monotonic()
                 if self._checkpoint_due(now - last_checkpoint):
                     self._checkpoint()
@@ -157,16 +157,16 @@ class Trainer:
         self._best.put_back(self._modules)
         self._checkpoint()
 
-    def _optimizer_step(self, group: Sequence[tuple[Batch, float, bool]], running: RunningMean) -> dict[str, float]:
+    def _optimizer_step(self, group: Sequence[tuple[Batch, float, bool]]) -> dict[str, float]:
         """Forward and backward of every batch of a group, then one step of every optimiser."""
         values: dict[str, float] = {}
         for batch, weight, last in group:
             try:
                 if last or not self._several:
-                    values = self._forward_backward(batch, weight, running)
+                    values = self._forward_backward(batch, weight)
                 else:
                     with self.accelerator.no_sync(self._step):
-                        values = self._forward_backward(batch, weight, running)
+                        values = self._forward_backward(batch, weight)
             except torch.OutOfMemoryError as error:
                 raise torch.OutOfMemoryError(
                     f"Out of memory in step {self.step} with {len(batch)} samples a process: lower `batch_size` "
@@ -180,13 +180,13 @@ class Trainer:
             optimizer.zero_grad()
         return values
 
-    def _forward_backward(self, batch: Batch, weight: float, running: RunningMean) -> dict[str, float]:
+    def _forward_backward(self, batch: Batch, weight: float) -> dict[str, float]:
         losses: dict[str, Tensor] = self._step(batch)
         values = {name: loss.item() for name, loss in losses.items()}
         total_value = sum(values.values())
         if not math.isfinite(total_value) or (self.settings.max_loss and total_value > self.settings.max_loss):
             raise self._non_finite(values, batch)
-        running.add(values, len(batch))
+        self._running.add(values, len(batch))
         total = sum(losses.values())
         assert isinstance(total, Tensor)
         weighted = total if weight == 1.0 else total * weight
@@ -263,8 +263,8 @@ class Trainer:
             return self.step % self.settings.checkpoint_every == 0
         return self.step % self.steps_per_epoch == 0 and seconds >= self.settings.checkpoint_seconds
 
-    def _record(self, running: RunningMean, started: float) -> None:
-        means = running.take(self.accelerator)
+    def _record(self, started: float) -> None:
+        means = self._running.take(self.accelerator)
         record: Record = {
             "step": self.step,
             "epoch": round(self.progress.epoch, 6),
@@ -295,6 +295,7 @@ class Trainer:
             "method": {name: value.state_dict() for name, value in self._hooks.stateful().items()},
             "random": get_random_state(self.accelerator.device),
             "best": self._best.state_dict(),
+            "running": self._running.state_dict(),
             "history": self.history,
         }
         checkpoint = Checkpoint(self.step, named_state(self._modules), state)
@@ -323,6 +324,8 @@ class Trainer:
         for name, value in self._hooks.stateful().items():
             value.load_state_dict(checkpoint.state["method"][name])
         self._best.load_state_dict(checkpoint.state["best"])
+        if self.accelerator.is_main_process:
+            self._running.load_state_dict(checkpoint.state["running"])
         self.history = list(checkpoint.state["history"])
         self.step = checkpoint.step
         if self.accelerator.is_main_process:
