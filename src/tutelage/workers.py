@@ -47,7 +47,7 @@ def run_in_workers(
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BrokenProcessPool as error:
-            raise ChildProcessError("A worker process died, perhaps for want of memory; lower `jobs` and resume.") from error
+            raise ChildProcessError("A worker process died, perhaps for want of memory; lower `jobs`.") from error
         except BaseException:
             for future in waiting:
                 future.cancel()

@@ -48,6 +48,7 @@ class Constant:
     value: float
 
     def __call__(self, progress: Progress) -> float:
+        """The value."""
         return self.value
 
 
@@ -70,6 +71,7 @@ class LinearRamp:
     end: float = 1.0
 
     def __call__(self, progress: Progress | float) -> float:
+        """The value at this place in the run, or in this epoch."""
         return self.start + (self.end - self.start) * _done(progress, self.epochs)
 
 
@@ -86,6 +88,7 @@ class CosineRamp:
     end: float = 1.0
 
     def __call__(self, progress: Progress | float) -> float:
+        """The value at this place in the run, or in this epoch."""
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * _done(progress, self.epochs))) / 2
 
 
