@@ -501,15 +501,22 @@ def test_accumulated_batches_add_up() -> None:
 def test_monitor_tells_where_the_ratios_stand() -> None:
     method = distiller(None, class_means=torch.eye(CLASSES))
     job = train(method, epochs=1)
-    job.monitors.append(RatioMonitor(method, samples(70, 0), batch_size=32))
+    watch = RatioMonitor(method, samples(70, 0), batch_size=32)
+    job.monitors.append(watch)
     (record,) = job.run()
     ratios = method.ratios(samples(70, 0).batch(torch.arange(70)))
     assert record["ratio/mean"] == pytest.approx(ratios.mean().item(), rel=1e-5)
     assert record["ratio/q10"] <= record["ratio/q50"] <= record["ratio/q90"]
     assert record["ratio/saturated"] == 0.0
+    torch.testing.assert_close(watch.average, ratios)
     method.controller.layers[-1].bias.data.fill_(100.0)
     RatioMonitor(method, samples(70, 0)).on_record(record)
     assert record["ratio/saturated"] == 1.0
+    watch.on_record(record)
+    torch.testing.assert_close(watch.average, (ratios + 1) / 2)
+    early = RatioMonitor(method, samples(70, 0), average_after=1)
+    early.on_record(record)
+    assert early.average is None
     assert method.student.training
 
 

@@ -1,6 +1,6 @@
 """Training: methods (ways to teach), the trainer that runs them, checkpoints and monitors."""
 
-from tutelage.training.bilevel import BilevelDistiller, RatioMonitor, lookahead_hypergradient
+from tutelage.training.bilevel import BilevelDistiller, lookahead_hypergradient
 from tutelage.training.checkpoints import Checkpoint, load_checkpoint, load_latest, save_checkpoint
 from tutelage.training.distillation import Distillation, Weighted
 from tutelage.training.evaluation import evaluate_model
@@ -8,6 +8,7 @@ from tutelage.training.interruption import Interrupted
 from tutelage.training.method import BaseMethod, Method, Stateful
 from tutelage.training.monitors import Monitor, ProgressMonitor
 from tutelage.training.mutual import MutualDistillation
+from tutelage.training.ratio_monitor import RatioMonitor
 from tutelage.training.settings import EarlyStopping, TrainingSettings
 from tutelage.training.teacher_fine_tuning import MCMIFineTuning, fine_tune_teacher
 from tutelage.training.trainer import NonFiniteLoss, Trainer

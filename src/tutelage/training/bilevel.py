@@ -27,7 +27,6 @@ from tutelage.objectives.trilateral import TrilateralFeature, trilateral_feature
 from tutelage.teachers.frozen import FrozenTeacher
 from tutelage.teachers.teacher import Teacher, TeacherModule
 from tutelage.training.method import BaseMethod, Stateful
-from tutelage.training.monitors import Monitor, Record
 
 Forward = Callable[[Inputs], Tensor]
 """Runs a student: from inputs to logits."""
@@ -388,48 +387,6 @@ class _HeldOutBatches:
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
             rows = rows[rank::world] if len(rows) >= world else rows[:1]
         return self.samples.batch(rows)
-
-
-class RatioMonitor(Monitor):
-    """Logs where the ratios of a `BilevelDistiller` stand, and how many the controller has driven to an end.
-
-    Adds to every record, over the given samples: `ratio/mean`, the quantiles `ratio/q10`, `ratio/q50` and `ratio/q90`,
-    and `ratio/saturated`, the share below 0.05 or above 0.95.
-
-    Args:
-        method: The method that runs.
-        samples: Whose ratios are looked at.
-        batch_size: Samples a call.
-
-    >>> from tutelage.data import ArraySamples
-    >>> from tutelage.objectives import FusionRatioController
-    >>> samples = ArraySamples(torch.zeros(4, 2), torch.arange(4) % 2)
-    >>> method = BilevelDistiller(
-    ...     nn.Linear(2, 2), nn.Linear(2, 2), FusionRatioController(18), None, step_size=0.1, class_means=torch.eye(2)
-    ... )
-    >>> RatioMonitor(method, samples).on_record(record := {})
-    >>> sorted(record)
-    ['ratio/mean', 'ratio/q10', 'ratio/q50', 'ratio/q90', 'ratio/saturated']
-    """
-
-    def __init__(self, method: BilevelDistiller, samples: Samples, *, batch_size: int = 512) -> None:
-        self.method = method
-        self.samples = samples
-        self.batch_size = batch_size
-
-    def ratios(self) -> Tensor:
-        """The ratio of each sample now, `[samples]` on the CPU."""
-        device = next(self.method.student.parameters()).device
-        parts = torch.split(torch.arange(len(self.samples)), self.batch_size)
-        return torch.cat([self.method.ratios(self.samples.batch(rows).to(device)).cpu() for rows in parts])
-
-    def on_record(self, record: Record) -> None:
-        """Add the figures."""
-        ratios = self.ratios()
-        quantiles = ratios.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=ratios.dtype)).tolist()
-        record["ratio/mean"] = ratios.mean().item()
-        record |= dict(zip(("ratio/q10", "ratio/q50", "ratio/q90"), quantiles, strict=True))
-        record["ratio/saturated"] = ((ratios < 0.05) | (ratios > 0.95)).float().mean().item()
 
 
 def _logits_of(teacher: Teacher, batch: Batch) -> Tensor:
