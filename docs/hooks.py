@@ -376,7 +376,9 @@ def system_results(slug: str) -> str:
             for claim in result["claims"]
         ]  # fmt: skip
         text.append(table(["claim", "criterion", "measured", "p", ""], rows) + "\n")
-        metrics = sorted({metric for arm in result["arms"].values() for metric in arm})
+        metrics = sorted(
+            {metric for arm in result["arms"].values() for metric, values in arm.items() if figures(values)}
+        )
         rows = [[arm, *(spread(values.get(metric)) for metric in metrics)] for arm, values in result["arms"].items()]
         text.append(table(["arm", *(metric.replace("_", " ") for metric in metrics)], rows) + "\n")
         seeds = result["seeds"] if isinstance(result["seeds"], int) else len(result["seeds"])
@@ -393,7 +395,13 @@ def spread(values: Any) -> str:
     """Mean ± standard deviation of one value a seed."""
     import statistics
 
-    if not values:
+    known = figures(values)
+    if not known:
         return ""
-    mean = statistics.fmean(values)
-    return f"{mean:.4g} ± {statistics.stdev(values):.2g}" if len(values) > 1 else f"{mean:.4g}"
+    mean = statistics.fmean(known)
+    return f"{mean:.4g} ± {statistics.stdev(known):.2g}" if len(known) > 1 else f"{mean:.4g}"
+
+
+def figures(values: Any) -> list[float]:
+    """The seeds' values that are single numbers; curves, and what was not measured, are left out."""
+    return [value for value in values or () if isinstance(value, int | float)]
