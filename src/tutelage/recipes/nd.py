@@ -20,15 +20,15 @@ long as the teacher's, so that there was nothing to lengthen. Under the paper's 
 features are shorter than the teacher's, as in the paper. With 60 images a class the student came within two points of
 its teacher and no term changed anything; with 30 there is something left to gain.
 
-What holds and what does not (quick, 8 seeds; full, 10 seeds). The term does to features what it says: directions and
-norms move as the paper describes, with margins far above the noise. KD++ is a little ahead of KD with every teacher of
-the glyphs, by 0.2 to 0.6 points, which is within the noise; with a projector and on digits it changes nothing. The norm
-alone does better than both parts together, by about a point: the likely reason is that here the class means hold little
-that the label does not. The teacher fits 30 images a class perfectly, so pulling features to the means of these images
-repeats the label and wipes out what sets images of a class apart (the direction alone at factor 4 costs accuracy),
-while longer features mend the scale of the student's logits, which distillation at weight 3 leaves too small. Our form
-of the norm alone, a hinge at the teacher's own norm, is not the paper's baseline either. Larger teachers make both KD's
-and KD++'s students worse here, and alike: the sign of the difference of their slopes (claim 5) is chance.
+What holds and what does not (recorded at quick and full). The term does to features what it says: directions and norms
+move as the paper describes, with margins far above the noise. KD++ is a little ahead of KD with every teacher of the
+glyphs, within the noise; with a projector and on digits it changes nothing. The norm alone does better than both parts
+together: the likely reason is that here the class means hold little that the label does not. The teacher fits 30 images
+a class perfectly, so pulling features to the means of these images repeats the label and wipes out what sets images of
+a class apart (the direction alone at factor 4 costs accuracy), while longer features mend the scale of the student's
+logits, which distillation at weight 3 leaves too small. Our form of the norm alone, a hinge at the teacher's own norm,
+is not the paper's baseline either. Larger teachers make both KD's and KD++'s students worse here, and alike: the sign
+of the difference of their slopes (claim 5) is chance.
 
 Departures from the paper: data, networks and epochs are ours at every scale but `paper`; the momentum is not that of
 Nesterov. At `paper` the networks are this package's residual networks, the recipe trains the teacher, and class means
