@@ -11,8 +11,10 @@ from tutelage.data.arithmetic import (
 from tutelage.data.arrays import ArraySamples
 from tutelage.data.characters import ByteTokenizer, CharacterTokenizer, completion_samples, train_bpe
 from tutelage.data.corruptions import CORRUPTIONS, corrupt
+from tutelage.data.imbalance import imbalanced_table, oversample_classes
 from tutelage.data.loader import epoch_order, load_batches
 from tutelage.data.loading import BUILT_IN, load_data
+from tutelage.data.outliers import add_outliers
 from tutelage.data.parts import assemble
 from tutelage.data.samples import Data, Samples, Task
 from tutelage.data.sensitivity import (
@@ -48,6 +50,7 @@ __all__ = [
     "SubsetSamples",
     "Task",
     "add_class_dependent_label_noise",
+    "add_outliers",
     "add_uniform_label_noise",
     "answer_of",
     "arithmetic_reward",
@@ -62,8 +65,10 @@ __all__ = [
     "epoch_order",
     "few_shot_subset",
     "generate_problems",
+    "imbalanced_table",
     "load_batches",
     "load_data",
+    "oversample_classes",
     "pattern_sensitivity",
     "rarity_sensitivity",
     "split",

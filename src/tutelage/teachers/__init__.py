@@ -8,6 +8,7 @@ from tutelage.teachers.fingerprint import model_fingerprint, teacher_fingerprint
 from tutelage.teachers.frozen import FrozenTeacher
 from tutelage.teachers.moving_average import ExponentialMovingAverage, MovingAverageTeacher
 from tutelage.teachers.random import RandomTeacher
+from tutelage.teachers.recorded import RecordedTeacher, record_logits
 from tutelage.teachers.released_targets import release_soft_targets
 from tutelage.teachers.teacher import Teacher, TeacherModule
 
@@ -18,12 +19,14 @@ __all__ = [
     "FrozenTeacher",
     "MovingAverageTeacher",
     "RandomTeacher",
+    "RecordedTeacher",
     "Teacher",
     "TeacherCache",
     "TeacherModule",
     "TopClasses",
     "build_cache",
     "model_fingerprint",
+    "record_logits",
     "release_soft_targets",
     "teacher_fingerprint",
 ]
