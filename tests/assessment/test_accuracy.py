@@ -8,7 +8,14 @@ import torch
 from scipy.stats import kendalltau
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
-from tutelage.assessment import accuracy, negative_log_likelihood, rank_agreement, top_k_accuracy
+from tutelage.assessment import (
+    accuracy,
+    balanced_top_k_accuracy,
+    negative_log_likelihood,
+    per_class_recall,
+    rank_agreement,
+    top_k_accuracy,
+)
 from tutelage.assessment import accuracy as accuracy_function
 
 
@@ -26,6 +33,18 @@ def test_agrees_with_scikit_learn(answers):
     )
     probs = logits.double().softmax(1).numpy()
     assert negative_log_likelihood(logits.double(), target) == pytest.approx(log_loss(target, probs, labels=labels))
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes_that_there_are(answers):
+    logits, target = answers
+    target = target.where(target != 3, -100)
+    by_class = [top_k_accuracy(logits[target == label], target[target == label], k=2) for label in (0, 1, 2, 4, 5, 6)]
+    assert balanced_top_k_accuracy(logits, target, k=2) == pytest.approx(sum(by_class) / 6)
+    kept = target != -100
+    recall = per_class_recall(logits[kept], target[kept])
+    assert balanced_top_k_accuracy(logits, target) == pytest.approx(float(recall.nanmean()))
+    with pytest.raises(ValueError, match="`k` to be at most the number of classes 7, but got 8"):
+        balanced_top_k_accuracy(logits, target, k=8)
 
 
 def test_top_k_goes_from_accuracy_to_one_and_ties_earn_nothing(answers):

@@ -1,6 +1,12 @@
 """Assessment: what was learned, in numbers and examples, and whether a difference is more than chance."""
 
-from tutelage.assessment.accuracy import accuracy, negative_log_likelihood, rank_agreement, top_k_accuracy
+from tutelage.assessment.accuracy import (
+    accuracy,
+    balanced_top_k_accuracy,
+    negative_log_likelihood,
+    rank_agreement,
+    top_k_accuracy,
+)
 from tutelage.assessment.agreement import (
     Agreement,
     Fidelity,
@@ -33,8 +39,18 @@ from tutelage.assessment.canaries import (
     exposure_from_scores,
     insert_canaries,
 )
-from tutelage.assessment.coverage import coverage_from_log_prob, pass_at_k
+from tutelage.assessment.coverage import (
+    calibration_curve_of_greedy,
+    coverage_from_log_prob,
+    greedy_confidence,
+    pass_at_k,
+)
 from tutelage.assessment.eigen_cam import eigen_cam
+from tutelage.assessment.f1 import (
+    best_f1_threshold,
+    span_f1,
+    spans_from_tags,
+)
 from tutelage.assessment.latency import LatencyDistribution, latency_distribution
 from tutelage.assessment.mutual_information import conditional_mutual_information
 from tutelage.assessment.probes import knn_probe, linear_probe
@@ -76,10 +92,13 @@ __all__ = [
     "accuracy",
     "answer_agreement",
     "assess",
+    "balanced_top_k_accuracy",
     "benjamini_hochberg",
+    "best_f1_threshold",
     "best_of_budget",
     "bootstrap_interval",
     "brier_score",
+    "calibration_curve_of_greedy",
     "canary_exposure",
     "classwise_calibration_error",
     "clustered_comparison",
@@ -93,6 +112,7 @@ __all__ = [
     "exposure_from_scores",
     "fgsm_attack",
     "fleiss_kappa",
+    "greedy_confidence",
     "holm_correction",
     "insert_canaries",
     "knn_probe",
@@ -116,6 +136,8 @@ __all__ = [
     "robust_accuracy_curve",
     "selection_adjusted",
     "sign_flip_test",
+    "span_f1",
+    "spans_from_tags",
     "top_k_accuracy",
     "top_label_brier_score",
     "weighted_robust_accuracy",

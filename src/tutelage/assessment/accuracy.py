@@ -58,14 +58,28 @@ def top_k_accuracy(
     >>> top_k_accuracy(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([1, 2]), k=2)
     0.5
     """
-    check_at_least(k, "k", 1)
-    if k > logits.shape[-1]:
-        raise ValueError(f"Expected argument `k` to be at most the number of classes {logits.shape[-1]}, but got {k}.")
-    scores, classes = _kept(logits, target, ignore_index)
-    own = scores.gather(-1, classes[:, None])
-    earlier = torch.arange(scores.shape[-1], device=scores.device) < classes[:, None]
-    before = (scores > own) | ((scores == own) & earlier)
-    return float((before.sum(dim=-1) < k).double().mean())
+    hits, _ = _within_top_k(logits, target, k, ignore_index)
+    return float(hits.double().mean())
+
+
+def balanced_top_k_accuracy(
+    logits: Float[Tensor, "*batch classes"], target: Int[Tensor, "*batch"], *, k: int = 1, ignore_index: int = -100
+) -> float:
+    """The mean over classes of `top_k_accuracy` on the class's samples: rare classes count as much as common ones.
+
+    Classes without samples are left out. Arguments and errors are those of `top_k_accuracy`; `k = 1` gives the mean of
+    `per_class_recall`.
+
+    Returns:
+        A fraction in [0, 1].
+
+    >>> balanced_top_k_accuracy(torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 0, 1]))
+    0.5
+    """
+    hits, classes = _within_top_k(logits, target, k, ignore_index)
+    counts = torch.bincount(classes)
+    rates = torch.bincount(classes[hits], minlength=len(counts)).double() / counts
+    return float(rates[counts > 0].mean())
 
 
 def negative_log_likelihood(
@@ -135,6 +149,18 @@ def rank_agreement(
         total += float((concordance[ordered] / untied[ordered].sqrt()).sum())
         counted += int(ordered.sum())
     return total / counted if counted else float("nan")
+
+
+def _within_top_k(logits: Tensor, target: Tensor, k: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Whether each counted sample's target is among its k highest logits, and that target."""
+    check_at_least(k, "k", 1)
+    if k > logits.shape[-1]:
+        raise ValueError(f"Expected argument `k` to be at most the number of classes {logits.shape[-1]}, but got {k}.")
+    scores, classes = _kept(logits, target, ignore_index)
+    own = scores.gather(-1, classes[:, None])
+    earlier = torch.arange(scores.shape[-1], device=scores.device) < classes[:, None]
+    before = (scores > own) | ((scores == own) & earlier)
+    return before.sum(dim=-1) < k, classes
 
 
 def _pair_signs(scores: Tensor) -> Tensor:

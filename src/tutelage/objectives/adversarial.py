@@ -22,13 +22,9 @@ from tutelage._checks import (
     reduce,
 )
 from tutelage.objectives.comp_sum import comp_sum_loss
-from tutelage.objectives.divergences import forward_kl
 from tutelage.objectives.label_loss import label_cross_entropy
 from tutelage.objectives.objective import Objective
-from tutelage.objectives.precision import at_least_float32
-
-SMALLEST_DISTANCE = 1e-12
-"""ε of √(Σ d² + ε²): the gradient of a distance is 0 where the distance is, and not 0/0."""
+from tutelage.objectives.precision import at_least_float32, log_probabilities
 
 
 def rho_margin_loss(u: Float[Tensor, "*batch"], *, rho: float = 1.0) -> Float[Tensor, "*batch"]:
@@ -93,8 +89,9 @@ def margin_change(
     check_same_shape(clean_logits, adversarial_logits, "clean_logits", "adversarial_logits")
     check_target(target, clean_logits.shape[1], shape=clean_logits.shape[:1])
     moved = at_least_float32(adversarial_logits) - at_least_float32(clean_logits)
-    total = (moved - moved.gather(1, target.long()[:, None])).square().sum(dim=1)
-    return total if squared else (total + SMALLEST_DISTANCE**2).sqrt()
+    # Σ_k (d_k − d_y)²; the gradient of this norm is 0 where the norm is, and not 0/0.
+    change: Tensor = torch.linalg.vector_norm(moved - moved.gather(1, target.long()[:, None]), dim=1)
+    return change.square() if squared else change
 
 
 def smooth_adversarial_comp_sum_loss(
@@ -139,8 +136,10 @@ def smooth_adversarial_comp_sum_loss(
     """
     check_positive(rho, "rho")
     check_non_negative(nu, "nu")
+    clean_logits = at_least_float32(clean_logits)  # once, so that the gradients of both terms add up before rounding
     change = margin_change(clean_logits, adversarial_logits, target, squared=squared)
-    clean = comp_sum_loss(at_least_float32(clean_logits) / rho, target, tau=tau, reduction="none")
+    scaled = clean_logits if rho == 1 else clean_logits / rho
+    clean = comp_sum_loss(scaled, target, tau=tau, reduction="none")
     return reduce(clean + nu * change, reduction)
 
 
@@ -176,8 +175,10 @@ def trades_loss(
     """
     check_non_negative(beta, "beta")
     check_same_shape(clean_logits, adversarial_logits, "clean_logits", "adversarial_logits")
-    clean = label_cross_entropy(clean_logits, target)
-    return reduce(clean + beta * forward_kl(adversarial_logits, clean_logits), reduction)
+    check_target(target, clean_logits.shape[1], shape=clean_logits.shape[:1])
+    clean, attacked = log_probabilities(clean_logits), log_probabilities(adversarial_logits)
+    divergence = torch.linalg.vecdot(clean.exp(), clean - attacked)
+    return reduce(beta * divergence - clean.gather(1, target.long()[:, None])[:, 0], reduction)
 
 
 def pgd_adversarial_training_loss(

@@ -85,8 +85,8 @@ def comp_sum_from_cross_entropy(cross_entropy: Float[Tensor, "*batch"], *, tau: 
         return power / (1 - tau)
     # Past the float range the value grows to infinity along a line whose slope, the gradient, stays finite.
     slope = torch.finfo(exponent.dtype).max * (1 - tau) * (1 - 1e-5)
-    inside = exponent.clamp(max=math.log(slope))
-    return (torch.expm1(inside) + slope * (exponent - inside)) / (1 - tau)
+    limit = math.log(slope)
+    return (torch.expm1(exponent.clamp(max=limit)) + slope * (exponent - limit).relu()) / (1 - tau)
 
 
 def generalized_cross_entropy(

@@ -69,7 +69,7 @@ def normalize_scores(
     if transform == "softplus_l1":
         scores = F.softplus(scores)
     size = scores if transform == "softplus_l1" else scores.abs()
-    return scores / size.mean(dim=-1, keepdim=True).clamp_min(SMALLEST_MEAN)
+    return scores * size.mean(dim=-1, keepdim=True).clamp_min(SMALLEST_MEAN).reciprocal()
 
 
 def label_distributionally_robust_loss(
@@ -365,12 +365,11 @@ def _robust_loss(scores: Tensor, label: Tensor, temperature: float | Tensor, mar
 
 def _tilted(scores: Tensor, label: Tensor, temperature: float | Tensor, margin: float) -> Tensor:
     """(s + c·1[k≠y]) / λ up to a constant a row: the margin is taken from the label instead."""
-    column = temperature[:, None].to(scores.dtype) if isinstance(temperature, Tensor) else temperature
-    scaled = scores / column
+    inverse = torch.as_tensor(temperature, dtype=scores.dtype, device=scores.device).reciprocal()
+    scaled = scores * inverse[..., None]  # a product, whose gradient is cheaper than a quotient's
     if margin == 0:
         return scaled
-    lowered = (-margin / column) if isinstance(column, Tensor) else scaled.new_full((len(label), 1), -margin / column)
-    return scaled.scatter_add_(1, label[:, None], lowered)
+    return scaled.scatter_add_(1, label[:, None], (-margin * inverse).expand(len(label))[:, None])
 
 
 def _half_step(

@@ -139,7 +139,8 @@ def robust_log_loss(
     num_classes = logits.shape[1]
     check_at_least(num_classes, "logits.shape[1]", 2)
     check_target(target, num_classes, shape=logits.shape[:1])
-    logs = torch.log1p(at_least_float32(logits).softmax(dim=1) / alpha)  # log(α + p_k) − log α
+    probs = at_least_float32(logits).softmax(dim=1)
+    logs = torch.log1p(probs if alpha == 1 else probs / alpha)  # log(α + p_k) − log α
     label = logs.gather(1, target.long()[:, None])[:, 0]
     # As differences from log(1 + 1/α), the label's logarithm where p_y = 1.
     values = math.log1p(1 / alpha) - label + (logs.sum(dim=1) - label) / (num_classes - 1)
