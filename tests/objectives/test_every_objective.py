@@ -24,6 +24,9 @@ OTHER_VOCABULARY = {
     "universal_logit_distance": "is made for unlike vocabularies",
     "uld": "is made for unlike vocabularies",
 }
+ONE_ANSWER_A_SEQUENCE = {
+    "direct_coverage_loss": "gives a whole sequence one probability",
+}
 GRADIENT_OF_ANOTHER_LOSS = {
     "weighted_soft_labels": "takes weights that depend on the student as constants",
     "wls": "takes weights that depend on the student as constants",
@@ -171,6 +174,8 @@ def test_the_names_of_classes_do_not_matter(name: str) -> None:
 
 @every_objective
 def test_skipped_positions_of_sequences_say_nothing(name: str) -> None:
+    if name in ONE_ANSWER_A_SEQUENCE:
+        pytest.skip(f"{name} {ONE_ANSWER_A_SEQUENCE[name]}: tests/objectives/test_coverage.py")
     objective = _constructed(name)
     student, teacher, target = _samples(6, 5)
     student, teacher, target = student.reshape(2, 3, 5), teacher.reshape(2, 3, 5), target.reshape(2, 3).clone()

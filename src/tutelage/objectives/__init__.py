@@ -36,8 +36,28 @@ from tutelage.objectives.comp_sum import (
     generalized_cross_entropy,
     mean_absolute_error_loss,
 )
+from tutelage.objectives.coverage import (
+    DirectCoverageLoss,
+    approximate_coverage_loss,
+    coverage_gradient_factor,
+    coverage_optimal_distribution,
+    direct_coverage_optimization_loss,
+    estimate_mode_confidence,
+    stepwise_direct_coverage_loss,
+)
+from tutelage.objectives.coverage_sampling import (
+    CoverageFilteredSampler,
+)
 from tutelage.objectives.cross_entropy import (
     CrossEntropy,
+)
+from tutelage.objectives.dice import (
+    DiceLoss,
+    SelfAdjustingDiceLoss,
+    TverskyLoss,
+    dice_loss,
+    self_adjusting_dice_loss,
+    tversky_loss,
 )
 from tutelage.objectives.divergences import (
     ForwardKL,
@@ -55,6 +75,11 @@ from tutelage.objectives.divergences import (
     token_divergence,
     total_variation,
 )
+from tutelage.objectives.focal import (
+    FocalLoss,
+    binary_focal_loss,
+    focal_loss,
+)
 from tutelage.objectives.fusion_ratio import (
     FusedDistillationLoss,
     FusionRatioController,
@@ -71,6 +96,27 @@ from tutelage.objectives.h_consistency import (
     h_consistency_bound,
     minimizability_gap,
     minimizability_gap_upper_bound,
+)
+from tutelage.objectives.hard_examples import (
+    online_hard_example_mask,
+)
+from tutelage.objectives.histogram import (
+    HLGaussLoss,
+    c51_loss,
+    categorical_expectation,
+    categorical_projection,
+    hl_gauss_loss,
+    hl_gauss_target,
+    two_hot_loss,
+    two_hot_target,
+)
+from tutelage.objectives.histogram_heads import (
+    CategoricalValueHead,
+    HistogramHead,
+)
+from tutelage.objectives.histogram_supports import (
+    AtomSupport,
+    HistogramSupport,
 )
 from tutelage.objectives.label_distributional_robustness import (
     AdaptiveLDRLoss,
@@ -129,11 +175,21 @@ from tutelage.objectives.schedules import (
     Progress,
     Schedule,
 )
+from tutelage.objectives.sequences import (
+    sequence_log_prob,
+    token_entropy,
+    token_log_probs,
+)
 from tutelage.objectives.sinkhorn import (
     SinkhornDistillation,
     sinkhorn_distance,
     sinkhorn_distillation,
     sinkhorn_plan,
+)
+from tutelage.objectives.span_extraction import (
+    SpanExtractionHead,
+    SpanLogits,
+    span_extraction_loss,
 )
 from tutelage.objectives.swing import (
     SwingDistillation,
@@ -148,6 +204,11 @@ from tutelage.objectives.symmetric import (
     symmetric_cross_entropy,
     symmetric_cross_entropy_loss,
 )
+from tutelage.objectives.temporal_difference import (
+    conservative_q_regularizer,
+    double_q_target,
+    td_target,
+)
 from tutelage.objectives.trilateral import (
     trilateral_edge_lengths,
     trilateral_features,
@@ -156,19 +217,28 @@ from tutelage.objectives.trilateral import (
 __all__ = [
     "ActivePassiveLoss",
     "AdaptiveLDRLoss",
+    "AtomSupport",
     "BalancedDivergence",
+    "CategoricalValueHead",
     "ClassCentroids",
     "CompSumLoss",
     "Constant",
     "CosineRamp",
+    "CoverageFilteredSampler",
     "CrammerSingerLoss",
     "CrossEntropy",
     "DecoupledDistillation",
+    "DiceLoss",
+    "DirectCoverageLoss",
     "DistDistillation",
+    "FocalLoss",
     "ForwardKL",
     "FusedDistillationLoss",
     "FusionRatioController",
     "GeneralizedCrossEntropy",
+    "HLGaussLoss",
+    "HistogramHead",
+    "HistogramSupport",
     "JensenShannon",
     "JensenShannonLabelLoss",
     "KnowledgeDistillation",
@@ -186,9 +256,12 @@ __all__ = [
     "ReverseKL",
     "RobustLogLoss",
     "Schedule",
+    "SelfAdjustingDiceLoss",
     "SinkhornDistillation",
     "SmoothAdversarialCompSumLoss",
     "SoftCrossEntropy",
+    "SpanExtractionHead",
+    "SpanLogits",
     "SquaredErrorLoss",
     "SwingDistillation",
     "SymmetricCrossEntropy",
@@ -196,6 +269,7 @@ __all__ = [
     "TokenDivergence",
     "TotalVariation",
     "TradesLoss",
+    "TverskyLoss",
     "UniversalLogitDistance",
     "WeightedSoftLabels",
     "WestonWatkinsLoss",
@@ -203,20 +277,35 @@ __all__ = [
     "adaptive_label_distributionally_robust_loss",
     "adaptive_ldr_temperature",
     "approximate_comp_sum_transform_inverse",
+    "approximate_coverage_loss",
     "balanced_divergence",
+    "binary_focal_loss",
+    "c51_loss",
+    "categorical_expectation",
+    "categorical_projection",
     "comp_sum_conditional_risk",
     "comp_sum_loss",
     "comp_sum_min_conditional_risk",
     "comp_sum_transform",
     "comp_sum_transform_inverse",
+    "conservative_q_regularizer",
+    "coverage_gradient_factor",
+    "coverage_optimal_distribution",
     "crammer_singer_loss",
     "decoupled_distillation",
+    "dice_loss",
+    "direct_coverage_optimization_loss",
     "dist_distillation",
     "divergence_weights",
+    "double_q_target",
+    "estimate_mode_confidence",
+    "focal_loss",
     "forward_kl",
     "fused_distillation_loss",
     "generalized_cross_entropy",
     "h_consistency_bound",
+    "hl_gauss_loss",
+    "hl_gauss_target",
     "jensen_shannon",
     "jensen_shannon_label_loss",
     "knowledge_distillation",
@@ -231,6 +320,7 @@ __all__ = [
     "minimizability_gap",
     "minimizability_gap_upper_bound",
     "normalize_scores",
+    "online_hard_example_mask",
     "pairwise_l1_distance",
     "perturb_distribution",
     "pgd_adversarial_training_loss",
@@ -242,23 +332,33 @@ __all__ = [
     "reverse_kl",
     "rho_margin_loss",
     "robust_log_loss",
+    "self_adjusting_dice_loss",
+    "sequence_log_prob",
     "sinkhorn_distance",
     "sinkhorn_distillation",
     "sinkhorn_plan",
     "smooth_adversarial_comp_sum_loss",
     "soft_cross_entropy",
+    "span_extraction_loss",
     "squared_error_loss",
+    "stepwise_direct_coverage_loss",
     "swing_distillation",
     "swing_soft_targets",
     "swing_temperature",
     "symmetric_cross_entropy",
     "symmetric_cross_entropy_loss",
+    "td_target",
     "teacher_optimal_permutation",
     "token_divergence",
+    "token_entropy",
+    "token_log_probs",
     "total_variation",
     "trades_loss",
     "trilateral_edge_lengths",
     "trilateral_features",
+    "tversky_loss",
+    "two_hot_loss",
+    "two_hot_target",
     "universal_logit_distance",
     "weighted_soft_label_ratio",
     "weston_watkins_loss",
