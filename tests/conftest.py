@@ -18,12 +18,6 @@ checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignor
 sys.modules[checker.__name__] = checker
 install_import_hook("tutelage", "tutelage_type_checker.check")
 
-import pytest
 import torch
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)

@@ -85,7 +85,7 @@ def distill(
     >>> inputs = torch.randn(64, 4)
     >>> target = (inputs[:, 0] > 0).long()
     >>> result = distill(None, nn.Linear(4, 2), (inputs, target), (inputs, target), objectives="cross_entropy",
-    ...                  epochs=20, learning_rate=0.05, monitors=[])
+    ...                  epochs=50, learning_rate=0.05, monitors=[])
     >>> result.report_card.metrics["accuracy"] > 0.9
     True
     """

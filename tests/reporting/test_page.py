@@ -80,6 +80,7 @@ def test_dark_follows_the_system_and_the_button(visit):
     page = visit()
     page.click("#theme")
     assert paper(page) == dark
+    page.wait_for_timeout(500)  # the browser's storage is another process, which may lag on a busy machine
     page.reload()
     assert paper(page) == dark  # remembered
     page.click("#theme")
