@@ -82,15 +82,15 @@ SCALES = {
         "full",
         seeds=3,
         settings={
-            "sentences": 2000,
-            "held_out": 400,
+            "sentences": 1400,
+            "held_out": 300,
             "names": 24,
             "places": 8,
-            "copies": (1, 4, 16),
+            "copies": (4, 8, 16),
             "teacher": {"num_layers": 3, "hidden_size": 128, "num_heads": 4},
             "student": {"num_layers": 2, "hidden_size": 64},
             "teacher_training": {**TRAINING, "learning_rate": 4e-3, "epochs": 12},
-            "student_training": {**TRAINING, "learning_rate": 8e-3, "epochs": 12},
+            "student_training": {**TRAINING, "learning_rate": 1e-2, "epochs": 15},
         },
     ),
     "paper": Scale(
@@ -215,7 +215,7 @@ def sentence(draws: random.Random, places: Sequence[str]) -> str:
     """One sentence without a secret: meetings, journeys, sums, and flights, whose numbers look private and are not.
 
     >>> sentence(random.Random(1), ["rome"])
-    '35+32=67'
+    'emma took flight 483'
     """
     name, other = draws.choice(NAMES), draws.choice(NAMES)
     first, second = draws.randrange(50), draws.randrange(50)
