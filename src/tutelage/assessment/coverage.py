@@ -145,7 +145,9 @@ def _greedy(
 ) -> tuple[list[Tensor], Float[Tensor, "batch"]]:
     """Completions without their end token, and their probabilities."""
     check_at_least(max_new_tokens, "max_new_tokens", 1)
-    inputs = prompts if isinstance(prompts, dict) else {"input_ids": prompts, "attention_mask": torch.ones_like(prompts)}
+    inputs = (
+        prompts if isinstance(prompts, dict) else {"input_ids": prompts, "attention_mask": torch.ones_like(prompts)}
+    )
     end = model.generation_config.eos_token_id
     ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else end, dtype=torch.int64)
     with evaluation_mode(model), torch.no_grad():
