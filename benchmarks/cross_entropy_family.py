@@ -16,19 +16,29 @@ from torch import Tensor
 from benchmarks.harness import record, side_by_side
 from tutelage.objectives import (
     AdaptiveLDRLoss,
+    AtomSupport,
+    DirectCoverageLoss,
+    HistogramSupport,
     active_passive_loss,
+    c51_loss,
     comp_sum_loss,
     crammer_singer_loss,
+    dice_loss,
+    focal_loss,
     generalized_cross_entropy,
+    hl_gauss_loss,
     jensen_shannon_label_loss,
     label_distributionally_robust_loss,
     mean_absolute_error_loss,
     robust_log_loss,
+    self_adjusting_dice_loss,
     smooth_adversarial_comp_sum_loss,
     squared_error_loss,
     symmetric_cross_entropy,
     symmetric_cross_entropy_loss,
     trades_loss,
+    tversky_loss,
+    two_hot_loss,
     weston_watkins_loss,
 )
 
@@ -43,6 +53,8 @@ def losses() -> dict[str, Loss]:
     generator = torch.Generator().manual_seed(1)
     other = 3 * torch.randn(BATCH, CLASSES, generator=generator)
     adaptive, index = AdaptiveLDRLoss(BATCH), torch.arange(BATCH)
+    bins, atoms = HistogramSupport(0.0, CLASSES, CLASSES), AtomSupport(0.0, CLASSES, CLASSES)
+    returns, discount = other.softmax(dim=1), torch.full((BATCH,), 0.9)
     return {
         "cross_entropy": F.cross_entropy,
         "comp_sum_loss, tau 0.5": lambda logits, target: comp_sum_loss(logits, target, tau=0.5),
@@ -66,6 +78,15 @@ def losses() -> dict[str, Loss]:
         "smooth_adversarial_comp_sum_loss": lambda logits, target: smooth_adversarial_comp_sum_loss(
             logits, other, target
         ),
+        "dice_loss": dice_loss,
+        "dice_loss, by example": lambda logits, target: dice_loss(logits, target, aggregation="example"),
+        "self_adjusting_dice_loss": self_adjusting_dice_loss,
+        "tversky_loss": tversky_loss,
+        "focal_loss": focal_loss,
+        "hl_gauss_loss": lambda logits, target: hl_gauss_loss(logits, target.float(), bins),
+        "two_hot_loss": lambda logits, target: two_hot_loss(logits, target.float(), atoms),
+        "c51_loss": lambda logits, target: c51_loss(logits, returns, target.float(), discount, atoms),
+        "DirectCoverageLoss": DirectCoverageLoss(),
     }
 
 
@@ -78,6 +99,10 @@ MORE = {
     "symmetric_cross_entropy": "two predictions, each weighted by the other",
     "trades_loss": "two predictions and their divergence",
     "smooth_adversarial_comp_sum_loss": "two sets of logits and the distance of their margins",
+    "dice_loss, by example": "a quotient for every item and class, and its gradient",
+    "self_adjusting_dice_loss": "a power of every 1 − p, and its gradient",
+    "hl_gauss_loss": "an error function for every bin edge of every item",
+    "c51_loss": "a second set of probabilities, checked and moved to the atoms",
 }
 """Losses that may cost more than the bound, and what for."""
 

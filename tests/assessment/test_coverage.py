@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.assessment import coverage_from_log_prob, pass_at_k
+from tutelage.assessment import calibration_curve_of_greedy, coverage_from_log_prob, greedy_confidence, pass_at_k
+from tutelage.models import causal_lm
 
 
 @settings(max_examples=25, deadline=None)
@@ -49,6 +50,53 @@ def test_coverage_keeps_its_digits_at_both_ends(dtype):
     values = coverage_from_log_prob(torch.tensor([-1e4, -1e-12, 0.0], dtype=dtype), num_samples=256)
     assert values.tolist() == [0.0, 1.0, 1.0]
     assert coverage_from_log_prob(tiny.bfloat16(), num_samples=2).dtype == torch.float32
+
+
+END, PAD = 2, 0
+
+
+def greedy_by_hand(model, prompt: list[int], steps: int) -> tuple[list[int], float]:
+    """Token by token without a cache."""
+    text, probability = list(prompt), 1.0
+    for _ in range(steps):
+        probs = model(torch.tensor([text])).logits[0, -1].softmax(-1)
+        probability *= probs.max().item()
+        if probs.argmax() == END:
+            break
+        text.append(int(probs.argmax()))
+    return text[len(prompt) :], probability
+
+
+def test_greedy_confidence_is_the_product_over_the_completion():
+    ends_soon = 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model = causal_lm(
+            5, architecture="llama", hidden_size=16, eos_token_id=END, pad_token_id=PAD, tie_word_embeddings=False
+        )
+        with torch.no_grad():
+            model.get_output_embeddings().weight *= 20  # sure enough to differ
+        model.eval()
+        prompts = [[1, 3, 4], [1, 4]]
+        padded = {
+            "input_ids": torch.tensor([[1, 3, 4], [PAD, 1, 4]]),
+            "attention_mask": torch.tensor([[1, 1, 1], [0, 1, 1]]),
+        }
+        expected = [greedy_by_hand(model, prompt, 4) for prompt in prompts]
+        model.train()
+        confidence = greedy_confidence(model, padded, max_new_tokens=4)
+        assert model.training
+        torch.testing.assert_close(confidence, torch.tensor([p for _, p in expected]), rtol=1e-3, atol=1e-6)
+        seen = {}
+        curve = calibration_curve_of_greedy(
+            model, padded, lambda row, tokens, seen=seen: seen.setdefault(row, tokens.tolist()) is None,
+            num_bins=2, max_new_tokens=4,
+        )  # fmt: skip
+        assert [seen[0], seen[1]] == [tokens for tokens, _ in expected]
+        assert int(curve.count.sum()) == 2
+        assert curve.accuracy.nansum() == 0
+        ends_soon += sum(len(tokens) < 4 for tokens, _ in expected)
+    assert ends_soon  # some completion ends before the limit, so that the end token's part is tested
 
 
 @pytest.mark.parametrize(

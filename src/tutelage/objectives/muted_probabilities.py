@@ -125,7 +125,10 @@ def _plain_sums(
 
 @dataclass(frozen=True)
 class _Rows:
-    """g of some rows, and what its gradient needs. With m the largest class: p_c = π_c (1 − p_m) for the others."""
+    """g of some rows, and what its gradient needs (for α = 0 nothing more).
+
+    With m the largest class, p_c = π_c (1 − p_m) for the others.
+    """
 
     shares: Tensor  # π: softmax over the classes other than m; 0 at m
     top: Tensor  # m, [rows, 1]
@@ -136,6 +139,9 @@ class _Rows:
     @classmethod
     def of(cls, logits: Tensor, alpha: float) -> _Rows:
         value = at_least_float32(logits)
+        if alpha == 0:
+            nothing = value[:, :0]
+            return cls(nothing, nothing, nothing, nothing, value.softmax(dim=1))
         highest, top = value.max(dim=1, keepdim=True)
         shares = value.scatter(1, top, -torch.inf)
         second = shares.amax(dim=1, keepdim=True)
@@ -145,21 +151,20 @@ class _Rows:
         gap = highest - second - total.log()  # log p_m − log(1 − p_m)
         top_p, rest = gap.sigmoid(), (-gap).sigmoid()
         muted = shares * rest
-        top_g = top_p
-        if alpha:
-            muted = muted * (1 - muted).log_().mul_(alpha).exp_()
-            top_g = (alpha * F.logsigmoid(-gap)).exp() * top_p
+        muted *= (1 - muted).log_().mul_(alpha).exp_()
+        top_g = (alpha * F.logsigmoid(-gap)).exp() * top_p
         return cls(shares, top, top_p, rest, muted.scatter_(1, top, top_g))
 
     def to_logits(self, slope: Tensor, alpha: float) -> Tensor:
         """The gradient of the logits from that of g (which is overwritten)."""
         # With w = ∂L/∂log g: ∂log g_j/∂z_c = (1 − α p_j / (1 − p_j)) (δ_jc − p_c); for m without 1 / (1 − p).
         w = slope.mul_(self.muted)
+        if alpha == 0:
+            return w.addcmul_(self.muted, w.sum(dim=1, keepdim=True), value=-1)
         own = w.gather(1, self.top)
         w.scatter_(1, self.top, 0.0)
-        if alpha:
-            p = self.shares * self.rest
-            w -= w * (alpha * p / (1 - p))
+        p = self.shares * self.rest
+        w -= w * (alpha * p / (1 - p))
         through = w.sum(dim=1, keepdim=True)
         pull = self.rest * (through + own) - alpha * self.top_p * own
         w -= self.shares * pull
