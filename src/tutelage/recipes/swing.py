@@ -16,6 +16,14 @@ seed stands for a student with noise of its own on the targets; the teacher is o
 Departures from the paper: it fixes no temperature map, noise law or constants, so they are ours (see
 `tutelage.objectives.swing`), and so are data and networks. Learning rates are higher and schedules shorter than a
 larger machine would choose, alike for all arms. ε is the budget of one released vector, not that of a whole corpus.
+A secret planted once is not learned within the budget of `full`, so copies begin at 4 there. No student is trained with
+DP-SGD.
+
+What does not hold at `quick`, and why. With private tokens found by their look, exposure is reduced by 0.77 and not by
+0.8. Of the 2.6 bits that are left, 1.5 to 1.9 are no leak: students of a teacher that never saw the secrets have as
+many, since 16 codes are few and digits are not alike in the other texts. The rest comes through tokens that no mask
+marks: the teacher favours the digits of a code wherever a number follows its owner's name. Softening the student like
+the target protects here only because training is short (see `tests/objectives/test_swing.py` for where it ends).
 """
 
 from __future__ import annotations
