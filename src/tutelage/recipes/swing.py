@@ -21,9 +21,10 @@ DP-SGD.
 
 What does not hold at `quick`, and why. With private tokens found by their look, exposure is reduced by 0.77 and not by
 0.8. Of the 2.6 bits that are left, 1.5 to 1.9 are no leak: students of a teacher that never saw the secrets have as
-many, since 16 codes are few and digits are not alike in the other texts. The rest comes through tokens that no mask
-marks: the teacher favours the digits of a code wherever a number follows its owner's name. Softening the student like
-the target protects here only because training is short (see `tests/objectives/test_swing.py` for where it ends).
+many, and so has one that is taught nothing at private positions, since 16 codes are few and digits are not alike in the
+other texts. The rest likely comes through the noisy targets themselves, of which each code has eight, each with noise
+of its own. Softening the student like the target protects here only because training is short (see
+`tests/objectives/test_swing.py` for where it ends).
 """
 
 from __future__ import annotations
