@@ -117,7 +117,8 @@ def configuration_of(model: nn.Module) -> dict[str, Any] | None:
 def _classes(task: str) -> set[str]:
     from transformers.models.auto import modeling_auto
 
-    return set(getattr(modeling_auto, _TASKS[task]).values())
+    found = getattr(modeling_auto, _TASKS[task]).values()  # a name, or several where a model type has several classes
+    return {name for entry in found for name in (entry if isinstance(entry, tuple | list) else (entry,))}
 
 
 def _class_of(configuration: Any, task: str | None, name: str) -> Any:

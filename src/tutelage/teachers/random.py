@@ -26,7 +26,7 @@ class RandomTeacher(FrozenTeacher):
         ValueError: A module with parameters of its own cannot initialise itself (it has no `reset_parameters`).
 
     >>> layer = nn.Linear(2, 2)
-    >>> one, same, other = (RandomTeacher(layer, seed=seed).model.weight for seed in (0, 0, 1))
+    >>> one, same, other = (RandomTeacher(layer, seed=seed).model.weight for seed in (1, 1, 2))
     >>> torch.equal(one, same), torch.equal(one, other), torch.equal(one, layer.weight)
     (True, False, False)
     """
