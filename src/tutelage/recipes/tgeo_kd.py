@@ -4,22 +4,27 @@ Source: "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge
 arXiv 2312.15112.
 
 The question. A controller reads, from where student, teacher, label and class average stand to each other, a ratio α
-that weighs distillation against cross-entropy, and learns it by bilevel optimisation: the ratio is good if the student
-that it makes does well on held-out samples. Is that better than one fixed ratio, and is α low where the teacher errs?
+of distillation to cross-entropy, and learns from how well the student then does on held-out samples. Is that better
+than one fixed ratio, and is α low where the teacher errs?
 
-The data. Handwritten digits at `quick`; letters and an imbalanced table of three classes (for the paper's detection of
-attacks) at `full`. The teacher is a perceptron that saw 300 of the training items with 15 % of their labels flipped
-(ended at its best validation accuracy), so it is wrong on a known share of the student's items. The student's labels
-are right, but for 5 % outliers: Gaussian noise with random labels. Validation and test parts are clean.
+The data. Handwritten digits at `quick`; letters and an imbalanced table (for the paper's detection of attacks) at
+`full`. The teacher saw 300 of the training items with 15 % of their labels flipped (and ends at its best validation
+accuracy). The student's labels are right, but for 5 % outliers: Gaussian noise with random labels.
 
-The comparison. The bilevel arms need the validation part for their outer loss. Every other arm gets it too: it is run
-on the training part, which gives its validation accuracy (for choosing the fixed ratio), and again on training and
-validation parts together, which gives its test accuracy. "TGeo-KD retrained" treats the learned controller as such a
-choice: it teaches a new student on both parts, at ratios that learn no more.
+The comparison. The bilevel arms need the validation part for their outer loss. Every other arm gets it too: a run on
+the training part gives its validation accuracy (for choosing the fixed ratio), and one on both parts its test accuracy.
+"TGeo-KD retrained" treats the learned controller as such a choice: it teaches a new student on both parts.
 
 Where we part from the paper. It does not say how the bilevel problem is solved, and its code never trains the
 controller (arm "frozen"); the one-step look-ahead is ours. So is AdamW for the controller: the hypergradient carries
 the student's learning rate as a factor, beside which the code's decay inside Adam is huge and takes all ratios to 1/2.
+
+What does not hold, and why. Ratios are lower where the teacher errs and on outliers among letters, but higher among
+digits and in the table. Labels are right here, so what the gradient tells apart late in a run is overfitting: once the
+student knows its samples by heart, the cross-entropy of hard samples and of random labels hurts held-out data more than
+the teacher's softer word, wrong as it may be. Where a confident teacher errs at random, ratios go to 0 there and stay
+up elsewhere (`tests/training/test_bilevel.py`). TGeo-KD is behind the tuned ratio among letters, since its student
+never learns from the held-out samples, which other arms get; taught again on all, it is on a par.
 """
 
 from __future__ import annotations
@@ -68,8 +73,7 @@ from tutelage.training.optimizers import learning_rate_factor
 
 # ---- Scales ----------------------------------------------------------------------------------------------------------
 
-GLYPHS = {"alphabet": "uppercase", "flat": True, "fonts": "dejavu_sans", "affine": 0.5}
-GLYPHS_SIZES = {"train_per_class": 60, "validation_per_class": 12, "test_per_class": 60}
+SIZES = {"train_per_class": 60, "validation_per_class": 12, "test_per_class": 60}
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0, "scheduler": "constant", "batch_size": 128}
 SGD = {"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 5e-4, "scheduler": "step", "batch_size": 64}
 SHARED = {
@@ -98,9 +102,7 @@ SCALES = {
         },
     ),
     "quick": Scale(
-        "quick",
-        seeds=5,
-        settings={**SHARED, "data": {"digits": {"options": {"flat": True, "fractions": (1000, 200, 597)}}}},
+        "quick", 5, {**SHARED, "data": {"digits": {"options": {"flat": True, "fractions": (1000, 200, 597)}}}}
     ),
     "full": Scale(
         "full",
@@ -108,7 +110,9 @@ SCALES = {
         settings={
             **SHARED,
             "data": {
-                "glyphs": {"options": {**GLYPHS, **GLYPHS_SIZES}},
+                "glyphs": {
+                    "options": {"alphabet": "uppercase", "flat": True, "fonts": "dejavu_sans", "affine": 0.5, **SIZES}
+                },
                 "tutelage.data.imbalance:imbalanced_table": {"options": {}, "oversample": True},
             },
             "temperature": 4.0,
@@ -120,9 +124,8 @@ SCALES = {
         settings={
             **SHARED,
             "data": {"tutelage.data.cifar:cifar100": {"options": {}}},  # a tenth of its training part is held out
-            # ResNet-56 and ResNet-20, a usual pair of CIFAR-100.
-            "teacher": {"name": "resnet", "arguments": {"widths": (16, 32, 64), "depths": (9, 9, 9)}},
-            "student": {"name": "resnet", "arguments": {"widths": (16, 32, 64), "depths": (3, 3, 3)}},
+            "teacher": {"name": "resnet", "arguments": {"widths": (16, 32, 64), "depths": (9, 9, 9)}},  # ResNet-56
+            "student": {"name": "resnet", "arguments": {"widths": (16, 32, 64), "depths": (3, 3, 3)}},  # ResNet-20
             "teacher_items": None,
             "flipped_labels": 0.0,
             "temperature": 4.0,
@@ -136,7 +139,6 @@ SCALES = {
 
 # ---- Arms: what is compared ------------------------------------------------------------------------------------------
 
-ROLES = ("teacher", "student")
 FIXED = (0.1, 0.3, 0.5, 0.7, 0.9)
 ARMS = [
     Arm("CE", {"loss": "ce"}, description="labels alone"),
@@ -276,8 +278,7 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     assert ratios.average is not None
     metrics = {**evaluate_model(method.student, held_out), **_ratios_by_group(ratios.average, train.extras["group"])}
     if arm.settings.get("retrain"):
-        method = bilevel(fresh(), None)
-        teach(method, parts[1])
+        teach(method := bilevel(fresh(), None), parts[1])
     if arm.settings.get("check_hypergradient"):
         metrics |= check_hypergradient(seed, detached=chosen == "detached")
     return {**metrics, **evaluate_model(method.student, data.test, prefix="test_")}
@@ -299,7 +300,10 @@ def describe(scale: Scale) -> dict[str, Any]:
     described: dict[str, Any] = {}
     for name, choice in scale.settings["data"].items():
         shape, classes = ((3, 32, 32), 100) if scale.name == "paper" else _shape(_load(name, **choice["options"]))
-        models = {role: build_model(scale.settings[role], num_classes=classes, input_shape=shape) for role in ROLES}
+        models = {
+            role: build_model(scale.settings[role], num_classes=classes, input_shape=shape)
+            for role in ("teacher", "student")
+        }
         for role, model in {**models, "controller": FusionRatioController(_width(classes, {}))}.items():
             size = f"{type(model).__name__}, {parameter_count(model):,} parameters"
             described[name_on(scale.settings["data"], name, role)] = size
@@ -328,9 +332,7 @@ def lower_ratio(results: Results, prefix: str, *, low: str, high: str) -> Judgem
     return Judgement(test.difference, holds, test.p_value, means)
 
 
-def accuracy(
-    results: Results, prefix: str, *, other: str, margin: float = 0.0, p_below: float | None = None
-) -> Judgement:
+def accuracy(results: Results, prefix: str, *, other: str, margin: float = 0, p_below: float = 1.0) -> Judgement:
     """Claims 3 and 4: TGeo-KD against the mean of the fixed ratios, the best of them on validation, or another arm."""
     if other == "mean fixed":
         against = sum(results.values(f"{prefix}KD {ratio}", "test_accuracy") for ratio in FIXED) / len(FIXED)
@@ -339,9 +341,9 @@ def accuracy(
         against = results.values(other, "test_accuracy")
     mine = results.values(f"{prefix}TGeo-KD", "test_accuracy")
     test = paired_t_test(mine, against, alternative="greater", level=0.9)
-    holds = test.difference >= margin and (p_below is None or test.p_value < p_below)
+    holds = test.difference >= margin and (p_below == 1 or test.p_value < p_below)
     detail = f"against {other.removeprefix(prefix)}, 90 % interval [{test.ci_low:.4f}, {test.ci_high:.4f}]"
-    return Judgement(test.difference, holds, None if p_below is None else test.p_value, detail)
+    return Judgement(test.difference, holds, None if p_below == 1 else test.p_value, detail)
 
 
 LOWER = "mean ratio of the last 10 epochs lower, one-sided paired t-test p < 0.05"
