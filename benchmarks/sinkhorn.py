@@ -90,13 +90,18 @@ def problem(batch: int, classes: int) -> tuple[Tensor, Tensor]:
 
 
 def iterations_needed(solver: Solver, cost: Tensor, masses: Tensor) -> int | None:
-    """The fewest iterations, by steps of a fifth, that reach the tolerance; None when `MOST_ITERATIONS` do not."""
-    n_iters = 5
-    while n_iters <= MOST_ITERATIONS:
-        if marginal_error(solver(cost, masses, n_iters)[0], masses) <= TOLERANCE:
-            return n_iters
-        n_iters = max(n_iters + 5, round(1.2 * n_iters))
-    return None
+    """The fewest iterations, within a tenth, that reach the tolerance; None when `MOST_ITERATIONS` do not."""
+
+    def reached(n_iters: int) -> bool:
+        return marginal_error(solver(cost, masses, n_iters)[0], masses) <= TOLERANCE
+
+    too_few, enough = 1, MOST_ITERATIONS
+    if not reached(enough):
+        return None
+    while enough > 1.1 * too_few and enough > too_few + 1:
+        middle = round((too_few * enough) ** 0.5)
+        too_few, enough = (too_few, middle) if reached(middle) else (middle, enough)
+    return enough
 
 
 def marginal_error(plan: Tensor, masses: Tensor) -> float:

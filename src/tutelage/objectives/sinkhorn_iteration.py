@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# K holds numbers in [e^−s, 1] for a spread s (each row's largest is 1); u and v then stay within e^±2s. That is inside
-# float32's range (e^±87) and float64's (e^±708).
-_WIDEST_SPREAD = {torch.float32: 30.0, torch.float64: 300.0}
+# K holds numbers in [e^−s, 1] for a spread s (each row's largest is 1); u, v, w and z then stay within e^±2s, and
+# products of two within e^±4s: inside float32's range (e^±87) and float64's (e^±708). Costs in [0, 2] with ε = 0.1 fit.
+_WIDEST_SPREAD = {torch.float32: 21.0, torch.float64: 175.0}
 _MOST_DENSE = 60.0  # a logarithm; only rows and columns without mass reach it, whose density is multiplied by 0
 
 
@@ -65,8 +65,9 @@ def iterated_plan(cost: Tensor, a: Tensor, b: Tensor, *, epsilon: float, n_iters
 class _Plan(torch.autograd.Function):
     """The plan, and its reverse pass from the scalings of every step.
 
-    With σ = ∂L/∂a and ρ = ∂L/∂b as seen by one step (so ∂L/∂log u = a σ and ∂L/∂log v = b ρ), from the last step to the
-    first: σ −= w K (v ρ), then ρ = −z Kᵀ(u σ) for the step before, and ∂L/∂K −= u (v ρ)ᵀ + (u σ) vᵀ with that step's v.
+    With σ = ∂L/∂a and ρ = ∂L/∂b as seen by one step, and x = v ρ, y = u σ: from the last step to the first
+    y = −u w (K x) and, for the step before, x = −v z (Kᵀ y), while ∂L/∂K −= u xᵀ + y vᵀ with that step's v. The last
+    step's x and y also hold what comes from the plan itself.
     """
 
     @staticmethod
@@ -95,9 +96,10 @@ class _Plan(torch.autograd.Function):
             of_cost, of_a, of_b = (next(slopes) if value.requires_grad else None for value in (cost, a, b))
         else:
             reverse = _reverse_logarithms if logarithms else _reverse_numbers
-            of_exponents, of_a, of_b = reverse(matrix, a.to(matrix), b.to(matrix), rows, columns, grad.to(matrix))
-            of_cost = of_exponents.div_(-epsilon).to(cost.dtype)
-            of_a, of_b = of_a.to(cost.dtype), of_b.to(cost.dtype)
+            of_masses = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+            found = reverse(matrix, a.to(matrix), b.to(matrix), rows, columns, grad.to(matrix), of_masses=of_masses)
+            found[0].div_(-epsilon)
+            of_cost, of_a, of_b = (None if value is None else value.to(cost.dtype) for value in found)
         return of_cost, of_a, of_b, None, None, None
 
 
@@ -119,35 +121,36 @@ def _iterate_numbers(kernel: Tensor, a: Tensor, b: Tensor, n_iters: int) -> tupl
 
 
 def _reverse_numbers(
-    kernel: Tensor, a: Tensor, b: Tensor, rows: Tensor, columns: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the exponents of the kernel and of both masses."""
-    us, vs = a * rows, torch.cat([_start(b)[None], b * columns])
-    w, z, u, v = rows.unbind(), columns.unbind(), us.unbind(), vs.unbind()
+    kernel: Tensor, a: Tensor, b: Tensor, rows: Tensor, columns: Tensor, grad: Tensor, *, of_masses: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of the exponents of the kernel and, if asked, of both masses."""
     transposed = kernel.mT
+    us, vs = a * rows, torch.cat([_start(b)[None], b * columns])
+    ys, xs = (us * rows).neg_(), (vs[1:] * columns).neg_()  # as yet without what they are multiplied by
+    of_y, of_x = ys.unbind(), xs.unbind()
+    of_rows: list[Tensor] = []  # from the last step to the first
+    of_columns: list[Tensor] = []
     slope = grad * kernel
-    sigma = w[-1] * _times(slope, v[-1])
-    rho = z[-1] * _times(slope.mT, u[-1])
-    sigmas: list[Tensor] = []  # these four from the last step to the first
-    rhos: list[Tensor] = []
-    v_rho: list[Tensor] = []
-    u_sigma: list[Tensor] = []
-    for step in range(len(w) - 1, -1, -1):
-        rhos.append(rho)
-        v_rho.append(v[step + 1] * rho)
-        back = w[step] * _times(kernel, v_rho[-1])
-        sigma = sigma - back if not sigmas else back.neg_()
-        sigmas.append(sigma)
-        u_sigma.append(u[step] * sigma)
+    received = _times(slope.mT, us[-1]).neg_()
+    for step in range(len(rows) - 1, -1, -1):
+        of_columns.append(received)
+        received = _times(kernel, of_x[step].mul_(received))
+        if not of_rows:
+            received -= _times(slope, vs[-1])
+        of_rows.append(received)
+        of_y[step].mul_(received)
         if step:
-            rho = _times(transposed, u_sigma[-1]).mul_(z[step - 1]).neg_()
+            received = _times(transposed, of_y[step])
+    slope *= us[-1][..., None]
+    slope *= vs[-1][..., None, :]
     # All steps' outer products at once: one product of matrices.
-    left = torch.cat([us.flip(0), torch.stack(u_sigma)]).movedim(0, -1)
-    right = torch.cat([torch.stack(v_rho), vs[:-1].flip(0)]).movedim(0, -2)
-    slope *= u[-1][..., None]
-    slope *= v[-1][..., None, :]
+    left, right = torch.cat([us, ys]).movedim(0, -1), torch.cat([xs, vs[:-1]]).movedim(0, -2)
     slope -= (left @ right).mul_(kernel)
-    return slope, torch.stack(sigmas).sum(dim=0), torch.stack(rhos).sum(dim=0)
+    if not of_masses:
+        return slope, None, None
+    of_a = (torch.stack(of_rows).flip(0) * rows).sum(dim=0).neg_()
+    of_b = (torch.stack(of_columns).flip(0) * columns).sum(dim=0).neg_()
+    return slope, of_a, of_b
 
 
 def _iterate_logarithms(exponents: Tensor, a: Tensor, b: Tensor, n_iters: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,9 +168,9 @@ def _iterate_logarithms(exponents: Tensor, a: Tensor, b: Tensor, n_iters: int) -
 
 
 def _reverse_logarithms(
-    exponents: Tensor, a: Tensor, b: Tensor, rows: Tensor, columns: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_reverse_numbers`."""
+    exponents: Tensor, a: Tensor, b: Tensor, rows: Tensor, columns: Tensor, grad: Tensor, *, of_masses: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """As `_reverse_numbers`; the gradients of the masses cost nothing here."""
 
     def density(step: int, before: int) -> Tensor:
         """W K z of a step and of one before it: the plan over a bᵀ, which is at most 1 / mass where there is mass."""
