@@ -14,6 +14,7 @@ Run `python -m benchmarks.sinkhorn`. GeomLoss is no dependency of this project; 
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -79,11 +80,11 @@ SOLVERS: dict[str, Solver] = {
 
 
 def problem(batch: int, classes: int) -> tuple[Tensor, Tensor]:
-    """A cost and uniform masses: predictions of an unfinished student and a sure teacher."""
+    """A cost and uniform masses: a teacher that gives its class about 0.9 at temperature 2, a student half as far."""
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, batch, classes, generator=generator)
     target = torch.randint(classes, (batch, 1), generator=generator)
-    teacher = teacher.scatter_add(1, target, torch.full(target.shape, 5.0))
+    teacher = teacher.scatter_add(1, target, torch.full(target.shape, 2 * math.log(9 * classes)))
     student = 0.5 * student + 0.5 * teacher
     cost = pairwise_l1_distance((student / 2).softmax(dim=1), (teacher / 2).softmax(dim=1))
     return cost, torch.full((batch,), 1 / batch)
@@ -153,7 +154,9 @@ def main() -> None:
             for name, n_iters in needed.items()
             if n_iters is not None
         }
-        timings = side_by_side(subjects, turns=7, warm_up=1)
+        # What comes first in a turn finds cold caches, so neither end of it is judged.
+        judged = {"first": subjects["POT"], **subjects, "last": subjects["POT"]}
+        timings = side_by_side(judged, turns=31, warm_up=2)
         row = {"batch": batch, "classes": classes, "iterations": needed, "milliseconds": {}, "times_ours": {}}
         for name in subjects:
             ours = "ours, plan" if name.startswith("POT") else "ours, given"

@@ -106,7 +106,7 @@ SCALES = {
         },
         needs=Needs(packages=("wordfreq",)),
     ),
-    "quick": Scale("quick", seeds=3, settings=TOY, needs=Needs(packages=("wordfreq",))),
+    "quick": Scale("quick", seeds=5, settings=TOY, needs=Needs(packages=("wordfreq",))),
     "full": Scale(
         "full",
         seeds=5,
