@@ -20,7 +20,7 @@ def pairwise_l1_distance(
 ) -> Float[Tensor, "rows others"]:
     """Σ_c |first_ic − second_jc| for all pairs of rows, computed some rows at a time, forward and backward.
 
-    The values of `torch.cdist(first, second, p=1)`, in half of its time, and on a GPU without the [rows, others,
+    The values of `torch.cdist(first, second, p=1)`, in less time, and on a GPU without the [rows, others,
     features] that its gradient takes. The gradient is a sum of signs, 0 for equal numbers, and reaches both arguments.
     Only a gradient of the gradient holds all differences at once.
 
