@@ -8,8 +8,8 @@ from torch import nn
 
 from tutelage.batch import Batch
 from tutelage.config import DistillConfig, MethodSettings, config_from_options, parse_config, read_config, set_key
-from tutelage.objectives import ForwardKL
-from tutelage.training import Distillation
+from tutelage.objectives import ForwardKL, TradesLoss
+from tutelage.training import AdversarialDistillation, Distillation
 
 
 def test_the_resolved_config_reads_back_as_itself() -> None:
@@ -124,7 +124,7 @@ def test_an_objective_that_does_not_exist_or_fit_is_one_line() -> None:
     [
         (
             "mutaul",
-            r"Expected the method to be one of 'distillation', 'mutual' or .*'mutaul' \(did you mean 'mutual'\?\)",
+            r"the method to be one of 'adversarial', 'distillation', 'mutual' or .*'mutaul' \(did you mean 'mutual'\?\)",
         ),
         ({"name": "mutual", "arguments": {"nu": 2}}, "Expected the arguments of 'mutual' to fit it, but: .*'nu'"),
     ],
@@ -132,6 +132,16 @@ def test_an_objective_that_does_not_exist_or_fit_is_one_line() -> None:
 def test_a_method_that_does_not_exist_or_fit_is_found_without_a_model(method: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MethodSettings.model_validate(method).check()
+
+
+def test_the_adversarial_method_takes_its_settings_from_the_config() -> None:
+    chosen = MethodSettings(name="adversarial", arguments={"radius": 0.1, "bounds": [0, 1], "attack": "divergence"})
+    made = chosen.make(None, nn.Linear(2, 2), TradesLoss())
+    assert isinstance(made, AdversarialDistillation)
+    losses = made.step(Batch(torch.ones(3, 2), torch.tensor([0, 1, 1]), torch.arange(3)))
+    assert list(losses) == ["trades_loss"]
+    with pytest.raises(ValueError, match=r"Expected the arguments of 'adversarial' to fit it, but: .*'radius'"):
+        MethodSettings(name="adversarial").check()
 
 
 def test_a_method_of_ones_own_gets_teacher_student_and_objectives() -> None:

@@ -19,7 +19,7 @@ from tutelage._checks import nearest
 from tutelage.models.specification import ModelSpecification
 from tutelage.objectives import Constant, CosineRamp, LinearRamp, Objective, Schedule, registered_objectives
 from tutelage.registry import resolve
-from tutelage.training import Distillation, Method, MutualDistillation
+from tutelage.training import AdversarialDistillation, Distillation, Method, MutualDistillation
 from tutelage.training.distillation import Objectives, Weighted
 from tutelage.training.settings import StrictModel, TrainingSettings
 
@@ -86,7 +86,8 @@ class MethodSettings(StrictModel):
 
     name: str = Field(
         "distillation",
-        description="distillation, mutual (teachers of kind `online` learn with the student), or `module:attribute`.",
+        description="distillation, adversarial (inputs are attacked first), mutual (teachers of kind `online` learn "
+        "with the student), or `module:attribute`.",
     )
     arguments: dict[str, Any] = Field(
         {}, description="What it is made with besides teacher, student and objectives, such as `teacher_objectives`."
@@ -143,7 +144,11 @@ def mutual(
     return MutualDistillation.online(teachers, student, objectives, teacher_objectives=lesson)
 
 
-METHODS: dict[str, Callable[..., Method]] = {"distillation": Distillation, "mutual": mutual}
+METHODS: dict[str, Callable[..., Method]] = {
+    "adversarial": AdversarialDistillation,
+    "distillation": Distillation,
+    "mutual": mutual,
+}
 
 
 class AssessmentSettings(StrictModel):
@@ -224,7 +229,7 @@ class DistillConfig(StrictModel):
             raise ValueError("the signals of an `online` teacher change as it learns and can not be cached")
         if self.method.name == "mutual" and not self.online:
             raise ValueError("the method `mutual` needs a teacher that learns with the student: set its `kind: online`")
-        if self.method.name == "distillation" and self.online:
+        if self.method.name in ("distillation", "adversarial") and self.online:
             raise ValueError("an `online` teacher needs a method that teaches it, such as `method: mutual`")
         return self
 

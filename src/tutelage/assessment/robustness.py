@@ -69,12 +69,7 @@ def projected_gradient_ascent(
     _check_ascent(x, radius, step_size, steps)
     start = x.detach()
     if random_start:
-        if norm == "linf":
-            offset = radius * (2 * _random("rand", x, generator) - 1)
-        else:
-            length = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
-            offset = radius * _per_sample(length, x) * _unit(_random("randn", x, generator))
-        start = start + offset
+        start = start + _offset(start, norm, radius, generator)
         if clamp is not None:
             start = start.clamp(*clamp)
     return _ascend(objective, x.detach(), start, norm, radius, step_size, steps, clamp)
@@ -93,25 +88,28 @@ def pgd_attack(
     bounds: tuple[float, float] = (0.0, 1.0),
     objective: AttackObjective | None = None,
     generator: torch.Generator | None = None,
+    norm: Norm = "linf",
 ) -> Float[Tensor, "batch *shape"]:
-    """Adversarial examples within an ℓ∞ ball: signed-gradient ascent on the model's loss, projected and clamped.
+    """Adversarial examples within a ball: gradient ascent on the model's loss, projected and clamped.
 
     The model is attacked in evaluation mode, and every sub-module gets its own mode back. Parameters, buffers and
     `.grad` are not touched.
 
     Args:
-        model: From inputs to logits `[batch, classes]` (see `call_model`).
+        model: From inputs to logits `[batch, classes]` (see `call_model`). A function that is no module is attacked in
+            whatever mode its networks are.
         x: Clean inputs, within `bounds`.
         y: Their classes.
-        radius: The greatest change of any entry.
-        step_size: The change of every entry in one step.
+        radius: The greatest change of any entry (`"linf"`), or of the whole input (`"l2"`).
+        step_size: The change of every entry in one step, or the length of the step.
         steps: How many steps.
-        start: `"gaussian"`: x plus normal noise of deviation `start_scale`; `"uniform"`: anywhere in the ball, clamped
-            to the bounds; `"zero"`: x itself.
+        start: `"gaussian"`: x plus normal noise of deviation `start_scale`; `"uniform"`: anywhere in the ball (see
+            `projected_gradient_ascent`), clamped to the bounds; `"zero"`: x itself.
         start_scale: The deviation of the Gaussian start.
         bounds: The least and greatest value that an input may have; put normalisation inside the model.
         objective: What is raised, from logits and classes; cross-entropy by default.
         generator: Of the random start, on the device of `x`.
+        norm: The norm of the ball: `"linf"`, with steps along the gradient's signs, or `"l2"`, along the gradient.
 
     Returns:
         The attacked inputs, detached.
@@ -129,6 +127,7 @@ def pgd_attack(
     tensor([[0.3750, 0.6250]])
     """
     check_option(start, "start", ("gaussian", "uniform", "zero"))
+    check_option(norm, "norm", ("linf", "l2"))
     check_non_negative(start_scale, "start_scale")
     _check_ascent(x, radius, step_size, steps)
     low, high = bounds
@@ -139,7 +138,7 @@ def pgd_attack(
     if start == "gaussian":
         first = clean + start_scale * _random("randn", clean, generator)
     elif start == "uniform":
-        first = (clean + radius * (2 * _random("rand", clean, generator) - 1)).clamp(low, high)
+        first = (clean + _offset(clean, norm, radius, generator)).clamp(low, high)
     raised = objective or _cross_entropy
     with torch.inference_mode(False):
         y = y.clone()  # an inference tensor could not be saved for the backward pass
@@ -148,7 +147,7 @@ def pgd_attack(
         return raised(_logits(model, inputs), y)
 
     with evaluation_mode(model):
-        return _ascend(of_inputs, clean, first, "linf", radius, step_size, steps, bounds)
+        return _ascend(of_inputs, clean, first, norm, radius, step_size, steps, bounds)
 
 
 def fgsm_attack(
@@ -335,6 +334,14 @@ def _ascend(
             if clamp is not None:
                 point = point.clamp(*clamp)
     return point
+
+
+def _offset(like: Tensor, norm: str, radius: float, generator: torch.Generator | None) -> Tensor:
+    """A random change within the ball: uniform, or in a random direction of random length."""
+    if norm == "linf":
+        return radius * (2 * _random("rand", like, generator) - 1)
+    length = torch.rand(len(like), generator=generator, device=like.device, dtype=like.dtype)
+    return radius * _per_sample(length, like) * _unit(_random("randn", like, generator))
 
 
 def _unit(value: Tensor) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from tutelage.batch import Inputs
 from tutelage.outputs import Outputs
 
 
-def call_model(model: nn.Module, inputs: Inputs) -> Outputs:
+def call_model(model: nn.Module | Callable[..., Any], inputs: Inputs) -> Outputs:
     """What a model says about a batch, whatever the model's own form of call and result.
 
     A dict of tensors is passed by name. A tensor is passed as the model's first argument, or, for a `transformers`
@@ -16,7 +19,8 @@ def call_model(model: nn.Module, inputs: Inputs) -> Outputs:
     training mode and devices are the caller's: nothing is detached, switched or moved.
 
     Args:
-        model: Returns logits as a tensor, `Outputs`, or an object or dict with `logits` (every `transformers` output).
+        model: A module or a function; returns logits as a tensor, `Outputs`, or an object or dict with `logits` (every
+            `transformers` output).
         inputs: One tensor, or tensors by name; both `[batch, …]`.
 
     Returns:

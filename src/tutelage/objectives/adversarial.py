@@ -1,13 +1,16 @@
 """Losses of a network under attack: smooth adversarial comp-sum losses, and the baselines TRADES and PGD training.
 
 They take the logits of clean and of attacked inputs; who attacks is a method's affair
-(`tutelage.assessment.projected_gradient_ascent` raises any of them within a ball). No gradient should flow through the
+(`tutelage.training.AdversarialDistillation`, on `tutelage.assessment.pgd_attack`). No gradient should flow through the
 attack's iterations: detach the attacked inputs, then ask the network about them.
 
-The modules read the logits of attacked inputs as `student.features.adversarial_logits`.
+The modules read the logits of attacked inputs as `student.features.adversarial_logits`, and their attribute `attack`
+names what their paper's attacker raises; the method takes it from there.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -217,6 +220,7 @@ class SmoothAdversarialCompSumLoss(Objective):
     """
 
     reads = ("student.logits", "student.features.adversarial_logits", "batch.target")
+    attack: ClassVar[str] = "margin_change"
 
     def __init__(self, *, tau: float = 1.0, rho: float = 1.0, nu: float = 1.0, squared: bool = False) -> None:
         super().__init__()
@@ -244,6 +248,7 @@ class TradesLoss(Objective, name="trades"):
     """
 
     reads = ("student.logits", "student.features.adversarial_logits", "batch.target")
+    attack: ClassVar[str] = "divergence"
 
     def __init__(self, *, beta: float = 6.0) -> None:
         super().__init__()
@@ -263,6 +268,7 @@ class PGDAdversarialTrainingLoss(Objective):
     """
 
     reads = ("student.features.adversarial_logits", "batch.target")
+    attack: ClassVar[str] = "cross_entropy"
 
     def loss(self, adversarial_logits: Tensor, target: Tensor) -> Tensor:
         """The mean over the batch."""

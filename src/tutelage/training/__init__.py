@@ -1,5 +1,6 @@
 """Training: methods (ways to teach), the trainer that runs them, checkpoints and monitors."""
 
+from tutelage.training.adversarial import AdversarialDistillation
 from tutelage.training.bilevel import BilevelDistiller, lookahead_hypergradient
 from tutelage.training.checkpoints import Checkpoint, load_checkpoint, load_latest, save_checkpoint
 from tutelage.training.distillation import Distillation, Weighted
@@ -14,6 +15,7 @@ from tutelage.training.teacher_fine_tuning import MCMIFineTuning, fine_tune_teac
 from tutelage.training.trainer import NonFiniteLoss, Trainer
 
 __all__ = [
+    "AdversarialDistillation",
     "BaseMethod",
     "BilevelDistiller",
     "Checkpoint",

@@ -14,6 +14,7 @@ from tutelage.features.observed import ObservedModel
 from tutelage.objectives.objective import Objective, snake_case
 from tutelage.objectives.schedules import Progress, Schedule
 from tutelage.outputs import Outputs
+from tutelage.teachers.cache import CachedTeacher
 from tutelage.teachers.frozen import FrozenTeacher
 from tutelage.teachers.moving_average import MovingAverageTeacher
 from tutelage.teachers.teacher import Teacher, TeacherModule
@@ -127,8 +128,7 @@ class Distillation(BaseMethod):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted losses by objective name."""
-        teacher = self._ask(batch)
-        student = self._student(batch.inputs)
+        student, teacher = self._outputs(batch)
         for observe in self.observers:
             observe(student, teacher, batch)
         losses = {}
@@ -136,6 +136,11 @@ class Distillation(BaseMethod):
             loss = objective(student, teacher, batch)
             losses[name] = loss if weight == 1.0 else loss * weight
         return losses
+
+    def _outputs(self, batch: Batch) -> tuple[Outputs, Outputs | None]:
+        """What student and teacher say about a batch in training."""
+        teacher = self._ask(batch)
+        return self._student(batch.inputs), teacher
 
     def _ask(self, batch: Batch) -> Outputs | None:
         if not self._asks_teacher or self.teacher is None:
@@ -145,6 +150,8 @@ class Distillation(BaseMethod):
     def _observed_teacher(self, teacher: Teacher | nn.Module | None) -> Teacher | None:
         if isinstance(teacher, nn.Module) and not isinstance(teacher, TeacherModule):
             return FrozenTeacher(teacher, embedding=self._reads("teacher.embedding"), taps=self._taps("teacher"))
+        if type(teacher) is CachedTeacher:
+            return CachedTeacher(teacher.cache, dense=self._reads("teacher.logits"))
         return teacher
 
     def _reads(self, path: str) -> bool:
