@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class TopClasses(NamedTuple):
+    """A model's likeliest classes, and how much is left for all others.
+
+    Attributes:
+        log_probs: `[…, k]` log-probabilities, float32, in descending order.
+        classes: `[…, k]` int64.
+        log_rest: `[…]` the log of the probability that all other classes share, float32.
+    """
+
+    log_probs: Tensor
+    classes: Tensor
+    log_rest: Tensor
 
 
 @dataclass(slots=True)
@@ -17,6 +32,8 @@ class Outputs:
         features: Tapped activations by name.
         hidden: `[batch, time, width]`; together with `head` it stands for logits that are never built (fused losses).
         head: `[vocabulary, width]`, the weight of the output layer.
+        top: The likeliest classes `[batch, …, k]`, in place of logits that nobody keeps (a teacher read from disk, or
+            one that is served and tells no more).
 
     >>> import torch
     >>> Outputs(logits=torch.zeros(2, 3)).logits.shape
@@ -28,6 +45,7 @@ class Outputs:
     features: dict[str, Tensor] = field(default_factory=dict)
     hidden: Tensor | None = None
     head: Tensor | None = None
+    top: TopClasses | None = None
 
     def detach(self) -> Outputs:
         """The same outputs, cut off from the graph that made them."""
@@ -42,6 +60,8 @@ class Outputs:
         changed: dict[str, Tensor] = {
             part.name: change(value)
             for part in fields(self)
-            if part.name != "features" and (value := getattr(self, part.name)) is not None
+            if part.name not in ("features", "top") and (value := getattr(self, part.name)) is not None
         }
-        return replace(self, **changed, features={name: change(value) for name, value in self.features.items()})  # type: ignore[arg-type]
+        top = None if self.top is None else TopClasses(*map(change, self.top))
+        features = {name: change(value) for name, value in self.features.items()}
+        return replace(self, **changed, features=features, top=top)  # type: ignore[arg-type]

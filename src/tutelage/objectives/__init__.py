@@ -16,6 +16,13 @@ from tutelage.objectives.balanced_divergence import (
     balanced_divergence,
     divergence_weights,
 )
+from tutelage.objectives.calibrators import (
+    CALIBRATION_LOSSES,
+    SampleTemperatureCalibrator,
+    TemperatureScaling,
+    fit_calibrator,
+    transformation_consistency_features,
+)
 from tutelage.objectives.classic import (
     DecoupledDistillation,
     DistDistillation,
@@ -35,6 +42,10 @@ from tutelage.objectives.comp_sum import (
     comp_sum_loss,
     generalized_cross_entropy,
     mean_absolute_error_loss,
+)
+from tutelage.objectives.correctness_aware import (
+    CorrectnessAwareLoss,
+    correctness_aware_loss,
 )
 from tutelage.objectives.coverage import (
     DirectCoverageLoss,
@@ -161,8 +172,20 @@ from tutelage.objectives.plackett_luce import (
     plackett_luce_log_likelihood,
     teacher_optimal_permutation,
 )
+from tutelage.objectives.profit_aware import (
+    ProfitAwareBoostingObjective,
+    ProfitAwarePairwiseLoss,
+    profit_aware_pairwise_gradients,
+    profit_aware_pairwise_loss,
+)
 from tutelage.objectives.ranking import (
+    LambdaLoss,
+    ListwiseSoftmaxLoss,
+    RanknetLoss,
+    lambda_loss,
     listmle,
+    listwise_softmax_loss,
+    ranknet_loss,
 )
 from tutelage.objectives.regression import (
     MeanSquaredError,
@@ -209,12 +232,14 @@ from tutelage.objectives.temporal_difference import (
     double_q_target,
     td_target,
 )
+from tutelage.objectives.top_classes import TopKForwardKL, top_k_forward_kl
 from tutelage.objectives.trilateral import (
     trilateral_edge_lengths,
     trilateral_features,
 )
 
 __all__ = [
+    "CALIBRATION_LOSSES",
     "ActivePassiveLoss",
     "AdaptiveLDRLoss",
     "AtomSupport",
@@ -223,6 +248,7 @@ __all__ = [
     "ClassCentroids",
     "CompSumLoss",
     "Constant",
+    "CorrectnessAwareLoss",
     "CosineRamp",
     "CoverageFilteredSampler",
     "CrammerSingerLoss",
@@ -243,8 +269,10 @@ __all__ = [
     "JensenShannonLabelLoss",
     "KnowledgeDistillation",
     "LabelDistributionallyRobustLoss",
+    "LambdaLoss",
     "LinearRamp",
     "LinearTemperatureAnnealing",
+    "ListwiseSoftmaxLoss",
     "LogitMSE",
     "MCMILoss",
     "MeanAbsoluteErrorLoss",
@@ -252,9 +280,13 @@ __all__ = [
     "Objective",
     "PGDAdversarialTrainingLoss",
     "PlackettLuceDistillation",
+    "ProfitAwareBoostingObjective",
+    "ProfitAwarePairwiseLoss",
     "Progress",
+    "RanknetLoss",
     "ReverseKL",
     "RobustLogLoss",
+    "SampleTemperatureCalibrator",
     "Schedule",
     "SelfAdjustingDiceLoss",
     "SinkhornDistillation",
@@ -266,7 +298,9 @@ __all__ = [
     "SwingDistillation",
     "SymmetricCrossEntropy",
     "SymmetricCrossEntropyLoss",
+    "TemperatureScaling",
     "TokenDivergence",
+    "TopKForwardKL",
     "TotalVariation",
     "TradesLoss",
     "TverskyLoss",
@@ -289,6 +323,7 @@ __all__ = [
     "comp_sum_transform",
     "comp_sum_transform_inverse",
     "conservative_q_regularizer",
+    "correctness_aware_loss",
     "coverage_gradient_factor",
     "coverage_optimal_distribution",
     "crammer_singer_loss",
@@ -299,6 +334,7 @@ __all__ = [
     "divergence_weights",
     "double_q_target",
     "estimate_mode_confidence",
+    "fit_calibrator",
     "focal_loss",
     "forward_kl",
     "fused_distillation_loss",
@@ -310,8 +346,10 @@ __all__ = [
     "jensen_shannon_label_loss",
     "knowledge_distillation",
     "label_distributionally_robust_loss",
+    "lambda_loss",
     "list_wise_retrieval_distillation",
     "listmle",
+    "listwise_softmax_loss",
     "logit_mse",
     "margin_change",
     "margin_vector",
@@ -328,6 +366,9 @@ __all__ = [
     "plackett_luce_log_likelihood",
     "predictive_confidence",
     "predictive_entropy",
+    "profit_aware_pairwise_gradients",
+    "profit_aware_pairwise_loss",
+    "ranknet_loss",
     "registered_objectives",
     "reverse_kl",
     "rho_margin_loss",
@@ -352,8 +393,10 @@ __all__ = [
     "token_divergence",
     "token_entropy",
     "token_log_probs",
+    "top_k_forward_kl",
     "total_variation",
     "trades_loss",
+    "transformation_consistency_features",
     "trilateral_edge_lengths",
     "trilateral_features",
     "tversky_loss",

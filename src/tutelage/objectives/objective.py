@@ -35,10 +35,10 @@ class Objective(nn.Module):
 
     Attributes:
         reads: What `loss` is called with: paths that start with `student.` or `teacher.` and go on with `logits`,
-            `embedding`, `hidden`, `head` or `features.NAME`, or that start with `batch.` and go on with `target`,
-            `index`, `inputs` or `extras.NAME`. A path that ends in `?` is optional: where a batch has no such part,
-            `loss` gets None. May be set per instance, before the first call. From it a method knows whether a teacher,
-            embeddings or taps are needed, and a comparison knows which objectives apply.
+            `embedding`, `hidden`, `head`, `top` or `features.NAME`, or that start with `batch.` and go on with
+            `target`, `index`, `inputs` or `extras.NAME`. A path that ends in `?` is optional: where a batch has no such
+            part, `loss` gets None. May be set per instance, before the first call. From it a method knows whether a
+            teacher, embeddings or taps are needed, and a comparison knows which objectives apply.
         needs_many_classes: The objective says nothing more than cross-entropy for two classes or fewer.
         taps: Where `student.features.NAME` and `teacher.features.NAME` come from: for either side, a module path
             (see `tutelage.features.FeatureTaps`) for each name. Set per instance by feature objectives.

@@ -1,8 +1,9 @@
 """Teachers: what gives signals for a batch, live, averaged, random, in concert, or read from disk."""
 
+from tutelage.outputs import TopClasses
 from tutelage.teachers.cache import CachedTeacher, TeacherCache
-from tutelage.teachers.cache_format import TopClasses
 from tutelage.teachers.cache_writer import build_cache
+from tutelage.teachers.endpoint import BudgetExceeded, CostMeter, Endpoint, EndpointError
 from tutelage.teachers.ensemble import EnsembleTeacher
 from tutelage.teachers.fingerprint import model_fingerprint, teacher_fingerprint
 from tutelage.teachers.frozen import FrozenTeacher
@@ -10,16 +11,22 @@ from tutelage.teachers.moving_average import ExponentialMovingAverage, MovingAve
 from tutelage.teachers.random import RandomTeacher
 from tutelage.teachers.recorded import RecordedTeacher, record_logits
 from tutelage.teachers.released_targets import release_soft_targets
+from tutelage.teachers.served import ServedTeacher, token_text_ids
 from tutelage.teachers.teacher import Teacher, TeacherModule
 
 __all__ = [
+    "BudgetExceeded",
     "CachedTeacher",
+    "CostMeter",
+    "Endpoint",
+    "EndpointError",
     "EnsembleTeacher",
     "ExponentialMovingAverage",
     "FrozenTeacher",
     "MovingAverageTeacher",
     "RandomTeacher",
     "RecordedTeacher",
+    "ServedTeacher",
     "Teacher",
     "TeacherCache",
     "TeacherModule",
@@ -29,4 +36,5 @@ __all__ = [
     "record_logits",
     "release_soft_targets",
     "teacher_fingerprint",
+    "token_text_ids",
 ]

@@ -13,8 +13,7 @@ from torch import Tensor
 from tutelage._checks import check_at_least, check_option
 from tutelage.batch import Batch
 from tutelage.data.samples import Samples
-from tutelage.outputs import Outputs
-from tutelage.teachers.cache_format import TopClasses
+from tutelage.outputs import Outputs, TopClasses
 from tutelage.teachers.cache_manifest import Manifest, read_index, read_records, shard_path, taps_of
 from tutelage.teachers.fingerprint import teacher_fingerprint
 from tutelage.teachers.teacher import Teacher
@@ -98,20 +97,21 @@ class TeacherCache:
         """Bytes that all logits of a sample would take in float32; None when the cache holds no logits."""
         return self._layout.full_logits_bytes()
 
-    def read(self, index: Tensor) -> Outputs:
+    def read(self, index: Tensor, *, dense: bool = True) -> Outputs:
         """The stored signals of some samples, as float32 on the index's device.
 
         Args:
             index: `[batch]` stable indices, in any order and repeated at will.
+            dense: Where the likeliest classes are stored, give logits for all classes too.
 
         Returns:
             `logits` `[batch, …, classes]` (with `top_k`: log-probabilities, see `build_cache`), `embedding` and
-            `features`, as far as they are stored.
+            `features`, as far as they are stored; with `top_k`, `top` too.
 
         Raises:
             ValueError: An index is not in the cache, or a shard is damaged.
         """
-        return self._layout.outputs(self._records(index))
+        return self._layout.outputs(self._records(index), dense=dense)
 
     def read_top_classes(self, index: Tensor) -> TopClasses:
         """The likeliest classes as they are stored, without the dense `[batch, classes]` tensor.
@@ -172,6 +172,8 @@ class CachedTeacher:
 
     Args:
         cache: A cache, or its folder.
+        dense: Where the likeliest classes are stored, give logits of all classes too. A method leaves them out when no
+            objective reads them, and they then cost nothing.
 
     >>> import tempfile
     >>> from tutelage.teachers import FrozenTeacher, build_cache
@@ -186,12 +188,13 @@ class CachedTeacher:
     True
     """
 
-    def __init__(self, cache: TeacherCache | Path | str) -> None:
+    def __init__(self, cache: TeacherCache | Path | str, *, dense: bool = True) -> None:
         self.cache = cache if isinstance(cache, TeacherCache) else TeacherCache(cache)
+        self.dense = dense
 
     def __call__(self, batch: Batch) -> Outputs:
         """The stored signals of the batch's samples, see `TeacherCache.read`."""
-        return self.cache.read(batch.index)
+        return self.cache.read(batch.index, dense=self.dense)
 
     def fingerprint(self) -> str:
         """The fingerprint of the teacher that was asked."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage._checks import check_at_least, check_option
-from tutelage.outputs import Outputs
+from tutelage.outputs import Outputs, TopClasses
 
 StoredDtype = Literal["float16", "float32"]
 """The precision of stored signals."""
@@ -28,20 +28,6 @@ _TORCH_TYPES = {
     "<f4": torch.float32,
     "<f2": torch.float16,
 }
-
-
-class TopClasses(NamedTuple):
-    """A teacher's likeliest classes, as stored.
-
-    Attributes:
-        log_probs: `[…, k]` log-probabilities, float32, in descending order.
-        classes: `[…, k]` int64.
-        log_rest: `[…]` the log of the probability that all other classes share, float32.
-    """
-
-    log_probs: Tensor
-    classes: Tensor
-    log_rest: Tensor
 
 
 def check_signals(signals: Sequence[str], top_k: int | None, dtype: str) -> None:
@@ -66,7 +52,13 @@ def check_signals(signals: Sequence[str], top_k: int | None, dtype: str) -> None
 
 
 def pack(
-    outputs: Outputs, index: Tensor, signals: Sequence[str], *, top_k: int | None, dtype: StoredDtype
+    outputs: Outputs,
+    index: Tensor,
+    signals: Sequence[str],
+    *,
+    top_k: int | None,
+    dtype: StoredDtype,
+    num_classes: int | None = None,
 ) -> NDArray[Any]:
     """The records of a batch: one for each sample, `index` first.
 
@@ -75,11 +67,12 @@ def pack(
     likeliest classes are stored in this way, and in float32 the log of what remains for the others, at least -65504.
 
     Args:
-        outputs: What the teacher says.
+        outputs: What the teacher says. With `top_k`, its `top` stands for logits that it does not give.
         index: `[batch]` int64.
         signals: See `build_cache`.
         top_k: Classes to keep, or None for all of them.
         dtype: Precision of the signals.
+        num_classes: Classes in all, where the teacher gives `top` and no logits.
 
     Returns:
         `[batch]` of a structured type, whose layout `Layout` reads.
@@ -90,6 +83,9 @@ def pack(
     """
     columns: dict[str, Tensor] = {"index": index.to(torch.int64)}
     for signal in signals:
+        if signal == "logits" and outputs.logits is None and outputs.top is not None and top_k is not None:
+            columns |= _columns_of_top(outputs.top, top_k, num_classes, dtype)
+            continue
         value = _signal(outputs, signal)
         if signal != "logits":
             columns[signal] = _to_stored(value, signal, dtype)
@@ -143,10 +139,28 @@ def _top_columns(logits: Tensor, top_k: int, dtype: StoredDtype) -> dict[str, Te
     log_probs = logits.log_softmax(dim=-1)
     classes = logits.topk(top_k, dim=-1).indices
     log_rest = log_probs.scatter(-1, classes, -torch.inf).logsumexp(dim=-1)
+    return _stored_top(TopClasses(log_probs.gather(-1, classes), classes, log_rest), num_classes, dtype)
+
+
+def _columns_of_top(top: TopClasses, top_k: int, num_classes: int | None, dtype: StoredDtype) -> dict[str, Tensor]:
+    """Columns from what a teacher says who tells only its likeliest classes; what is beyond `top_k` joins the rest."""
+    if num_classes is None or top.log_probs.shape[-1] < top_k:
+        told = top.log_probs.shape[-1]
+        raise ValueError(
+            f"Expected the teacher to tell at least {top_k} classes and how many there are, but got {told}."
+        )
+    if torch.isnan(top.log_probs).any() or torch.isnan(top.log_rest).any():
+        raise ValueError("Expected the teacher's log-probabilities to be numbers, but got NaN.")
+    beyond = torch.cat([top.log_probs[..., top_k:], top.log_rest.unsqueeze(-1)], dim=-1).logsumexp(dim=-1)
+    kept = TopClasses(top.log_probs[..., :top_k], top.classes[..., :top_k], beyond)
+    return _stored_top(kept, num_classes, dtype)
+
+
+def _stored_top(top: TopClasses, num_classes: int, dtype: StoredDtype) -> dict[str, Tensor]:
     return {
-        **_shifted("top_log_probs", log_probs.gather(-1, classes).clamp_min(LOWEST), dtype),
-        "top_classes": classes.to(torch.uint16 if num_classes <= 1 << 16 else torch.int32),
-        "log_rest": log_rest.clamp_min(LOWEST),
+        **_shifted("top_log_probs", top.log_probs.float().clamp_min(LOWEST), dtype),
+        "top_classes": top.classes.to(torch.uint16 if num_classes <= 1 << 16 else torch.int32),
+        "log_rest": top.log_rest.float().clamp_min(LOWEST),
     }
 
 
@@ -195,14 +209,15 @@ class Layout:
         typed = part.view(place.dtype)
         return typed if len(place.shape) == 1 else typed.view(records.shape[0], *place.shape)
 
-    def outputs(self, records: Tensor) -> Outputs:
-        """All signals of records `[batch, record_bytes]` as float32."""
+    def outputs(self, records: Tensor, *, dense: bool = True) -> Outputs:
+        """All signals of records `[batch, record_bytes]` as float32; with `dense`, logits of a stored top-k too."""
         outputs = Outputs()
         for name in self._columns:
             if name == "logits":
                 outputs.logits = self._unshifted(records, name)
             elif name == "top_log_probs":
-                outputs.logits = self._dense(self.top_classes(records))
+                outputs.top = self.top_classes(records)
+                outputs.logits = self._dense(outputs.top) if dense else None
             elif name == "embedding":
                 outputs.embedding = self.column(records, name).float()
             elif name.startswith("features."):
@@ -234,6 +249,15 @@ class Layout:
 
     def _dense(self, top: TopClasses) -> Tensor:
         assert self.num_classes is not None
-        others = top.log_rest - math.log(self.num_classes - top.classes.shape[-1])
-        dense = others.unsqueeze(-1).repeat(*[1] * others.ndim, self.num_classes)
-        return dense.scatter_(-1, top.classes, top.log_probs)
+        return dense_log_probs(top, self.num_classes)
+
+
+def dense_log_probs(top: TopClasses, num_classes: int) -> Tensor:
+    """Log-probabilities of all classes `[…, classes]`: those that are known, and an equal share of the rest for others.
+
+    >>> dense_log_probs(TopClasses(torch.tensor([0.5]).log(), torch.tensor([2]), torch.tensor(0.5).log()), 3).exp()
+    tensor([0.2500, 0.2500, 0.5000])
+    """
+    others = top.log_rest - math.log(num_classes - top.classes.shape[-1])
+    dense = others.unsqueeze(-1).repeat(*[1] * others.ndim, num_classes)
+    return dense.scatter_(-1, top.classes, top.log_probs)

@@ -128,12 +128,12 @@ def build_cache(
                 with torch.no_grad():
                     yield teacher(batch), batch.index
 
-        manifest = _begin(folder, manifest, ask)
+        manifest = _begin(folder, manifest, ask, getattr(teacher, "vocab_size", None))
         _finish(folder, manifest, ask, progress)
     return TeacherCache(folder)
 
 
-def _begin(folder: Path, wanted: Manifest, ask: Ask) -> Manifest:
+def _begin(folder: Path, wanted: Manifest, ask: Ask, num_classes: int | None) -> Manifest:
     """The manifest of a folder: the one that is there, less the shards that are not intact, or a new one."""
     for part in folder.glob(".*.part"):
         part.unlink()  # half-written by a writer that is gone, since we hold the lock
@@ -147,9 +147,9 @@ def _begin(folder: Path, wanted: Manifest, ask: Ask) -> Manifest:
     if other := next((path.name for path in sorted(folder.iterdir()) if path.name != LOCK_NAME), None):
         raise ValueError(f"Expected {folder} to be empty or to hold a teacher cache, but it holds {other!r}.")
     outputs, index = next(iter(ask(range(1))))
+    if "logits" in wanted.signals:
+        wanted.num_classes = num_classes if outputs.logits is None else outputs.logits.shape[-1]
     record = _packed(outputs, index, wanted).dtype
-    if outputs.logits is not None and "logits" in wanted.signals:
-        wanted.num_classes = outputs.logits.shape[-1]
     wanted.record = [list(column) for column in record.descr]
     wanted.record = wanted.layout().description
     wanted.shard_size = wanted.shard_size or max(1, _SHARD_BYTES // record.itemsize)
@@ -187,7 +187,14 @@ def _finish(folder: Path, manifest: Manifest, ask: Ask, progress: Callable[[int,
 
 
 def _packed(outputs: Outputs, index: Tensor, manifest: Manifest) -> Records:
-    return pack(outputs, index, manifest.signals, top_k=manifest.top_k, dtype=manifest.dtype)
+    return pack(
+        outputs,
+        index,
+        manifest.signals,
+        top_k=manifest.top_k,
+        dtype=manifest.dtype,
+        num_classes=manifest.num_classes,
+    )
 
 
 def _is_intact(file: StoredFile, path: Path) -> bool:
