@@ -20,6 +20,12 @@ from tutelage.assessment.agreement import (
     quadratic_weighted_kappa,
 )
 from tutelage.assessment.assess import assess
+from tutelage.assessment.calibrated_model import (
+    CalibratedModel,
+    calibrate_model,
+    load_calibrated,
+    save_calibrator,
+)
 from tutelage.assessment.calibration import (
     ReliabilityCurve,
     brier_score,
@@ -54,6 +60,13 @@ from tutelage.assessment.f1 import (
 from tutelage.assessment.latency import LatencyDistribution, latency_distribution
 from tutelage.assessment.mutual_information import conditional_mutual_information
 from tutelage.assessment.probes import knn_probe, linear_probe
+from tutelage.assessment.ranking import (
+    captured_amount,
+    mean_reciprocal_rank,
+    misclassification_cost,
+    ndcg_at_k,
+    top_fraction_decision,
+)
 from tutelage.assessment.recall import per_class_recall, zero_shot_recall
 from tutelage.assessment.report_card import ReportCard
 from tutelage.assessment.robustness import (
@@ -80,6 +93,7 @@ from tutelage.assessment.statistics import (
 
 __all__ = [
     "Agreement",
+    "CalibratedModel",
     "Canary",
     "CandidateTree",
     "Fidelity",
@@ -98,8 +112,10 @@ __all__ = [
     "best_of_budget",
     "bootstrap_interval",
     "brier_score",
+    "calibrate_model",
     "calibration_curve_of_greedy",
     "canary_exposure",
+    "captured_amount",
     "classwise_calibration_error",
     "clustered_comparison",
     "cohen_kappa",
@@ -120,8 +136,12 @@ __all__ = [
     "krippendorff_alpha",
     "latency_distribution",
     "linear_probe",
+    "load_calibrated",
     "maximum_calibration_error",
+    "mean_reciprocal_rank",
+    "misclassification_cost",
     "narrow_misclassification_mask",
+    "ndcg_at_k",
     "negative_log_likelihood",
     "pabak",
     "paired_t_test",
@@ -134,10 +154,12 @@ __all__ = [
     "rank_agreement",
     "reliability_curve",
     "robust_accuracy_curve",
+    "save_calibrator",
     "selection_adjusted",
     "sign_flip_test",
     "span_f1",
     "spans_from_tags",
+    "top_fraction_decision",
     "top_k_accuracy",
     "top_label_brier_score",
     "weighted_robust_accuracy",

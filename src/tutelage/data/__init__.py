@@ -11,11 +11,23 @@ from tutelage.data.arithmetic import (
 from tutelage.data.arrays import ArraySamples
 from tutelage.data.characters import ByteTokenizer, CharacterTokenizer, completion_samples, train_bpe
 from tutelage.data.corruptions import CORRUPTIONS, corrupt
+from tutelage.data.image_transforms import (
+    IMAGE_TRANSFORMS,
+    Blur,
+    ColorJitter,
+    Greyscale,
+    ImageTransform,
+    Rotation,
+    build_image_transform,
+    default_image_transforms,
+    describe_image_transform,
+)
 from tutelage.data.imbalance import imbalanced_table, oversample_classes
 from tutelage.data.loader import epoch_order, load_batches
 from tutelage.data.loading import BUILT_IN, load_data
 from tutelage.data.outliers import add_outliers
 from tutelage.data.parts import assemble
+from tutelage.data.ranking_lists import make_ranking_lists, pad_lists, unpad_lists
 from tutelage.data.samples import Data, Samples, Task
 from tutelage.data.sensitivity import (
     PRIVATE_PATTERNS,
@@ -38,13 +50,19 @@ from tutelage.data.transforms import (
 __all__ = [
     "BUILT_IN",
     "CORRUPTIONS",
+    "IMAGE_TRANSFORMS",
     "PRIVATE_PATTERNS",
     "ArithmeticProblem",
     "ArraySamples",
+    "Blur",
     "ByteTokenizer",
     "CharacterTokenizer",
+    "ColorJitter",
     "Data",
     "DatasetSamples",
+    "Greyscale",
+    "ImageTransform",
+    "Rotation",
     "Samples",
     "StreamBatch",
     "SubsetSamples",
@@ -56,10 +74,13 @@ __all__ = [
     "arithmetic_reward",
     "as_samples",
     "assemble",
+    "build_image_transform",
     "combine_sensitivity",
     "completion_samples",
     "corrupt",
     "corruption_stream",
+    "default_image_transforms",
+    "describe_image_transform",
     "document_frequency",
     "drop_classes",
     "epoch_order",
@@ -68,7 +89,9 @@ __all__ = [
     "imbalanced_table",
     "load_batches",
     "load_data",
+    "make_ranking_lists",
     "oversample_classes",
+    "pad_lists",
     "pattern_sensitivity",
     "rarity_sensitivity",
     "split",
@@ -77,4 +100,5 @@ __all__ = [
     "targets_of",
     "token_spans",
     "train_bpe",
+    "unpad_lists",
 ]

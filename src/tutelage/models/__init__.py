@@ -8,15 +8,19 @@ from __future__ import annotations
 from tutelage.models.call import call_model, head_path
 from tutelage.models.export import example_inputs, export_model
 from tutelage.models.language import causal_lm, encoder_lm
+from tutelage.models.list_ranker import ListTransformerRanker
 from tutelage.models.plain import convnet, mlp
 from tutelage.models.pretrained import load_pretrained
 from tutelage.models.saving import load_model, load_weights, save_model
 from tutelage.models.sizes import multiply_adds, parameter_count
 from tutelage.models.specification import BUILDERS, ModelSpecification, build_model, specification_of
+from tutelage.models.tabular import FeatureTokenizerTransformer
 from tutelage.models.vision import convnext, resnet, swin, vit
 
 __all__ = [
     "BUILDERS",
+    "FeatureTokenizerTransformer",
+    "ListTransformerRanker",
     "ModelSpecification",
     "build_model",
     "call_model",
