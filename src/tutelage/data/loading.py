@@ -22,6 +22,7 @@ BUILT_IN = LazyRegistry(
         "glyphs": "tutelage.data.glyphs:glyphs",
         "iris": "tutelage.data.toy_tables:iris",
         "mnist1d": "tutelage.data.mnist1d:mnist1d",
+        "topics_tags": "tutelage.data.topics_tags:topics_tags",
         "topics_text": "tutelage.data.topics_text:topics_text",
         "wine": "tutelage.data.toy_tables:wine",
     }
