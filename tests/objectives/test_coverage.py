@@ -169,6 +169,28 @@ def test_the_optimal_distribution() -> None:
     assert coverage_optimal_distribution(p, num_samples=1).tolist() == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("num_samples", "ours", "calibrated"), [(16, 0.992, 0.968), (2, 0.531, 0.545)])
+def test_the_loss_maximises_the_log_of_coverage_which_is_not_coverage(num_samples, ours, calibrated) -> None:
+    p = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=torch.float64)
+    logits = p.log().requires_grad_()
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def expected_loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        log_q = logits.log_softmax(0)
+        loss = (p * direct_coverage_optimization_loss(log_q, num_samples=num_samples, reduction="none")).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(expected_loss)
+    q = logits.detach().softmax(0)
+    assert coverage_of(p, q, num_samples) == pytest.approx(ours, abs=1e-3)
+    assert coverage_of(p, p, num_samples) == pytest.approx(calibrated, abs=1e-3)
+    if num_samples == 16:
+        expected = torch.tensor([0.293, 0.260, 0.234, 0.214], dtype=torch.float64)
+        torch.testing.assert_close(q, expected, atol=1e-3, rtol=0)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6).filter(lambda p: sum(p) > 0.1), st.floats(1.01, 1e4))
 def test_no_neighbour_of_the_optimum_is_better(weights: list[float], num_samples: float) -> None:
