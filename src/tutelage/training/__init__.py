@@ -5,11 +5,13 @@ from tutelage.training.bilevel import BilevelDistiller, lookahead_hypergradient
 from tutelage.training.checkpoints import Checkpoint, load_checkpoint, load_latest, save_checkpoint
 from tutelage.training.distillation import Distillation, Weighted
 from tutelage.training.evaluation import evaluate_model
+from tutelage.training.generalized import GeneralizedKD
 from tutelage.training.interruption import Interrupted
 from tutelage.training.method import BaseMethod, Method, Stateful
 from tutelage.training.monitors import Monitor, ProgressMonitor
 from tutelage.training.mutual import MutualDistillation
 from tutelage.training.ratio_monitor import RatioMonitor
+from tutelage.training.responses import Responses, generate_responses, response_batch
 from tutelage.training.settings import EarlyStopping, TrainingSettings
 from tutelage.training.teacher_fine_tuning import MCMIFineTuning, fine_tune_teacher
 from tutelage.training.trainer import NonFiniteLoss, Trainer
@@ -21,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "Distillation",
     "EarlyStopping",
+    "GeneralizedKD",
     "Interrupted",
     "MCMIFineTuning",
     "Method",
@@ -29,14 +32,17 @@ __all__ = [
     "NonFiniteLoss",
     "ProgressMonitor",
     "RatioMonitor",
+    "Responses",
     "Stateful",
     "Trainer",
     "TrainingSettings",
     "Weighted",
     "evaluate_model",
     "fine_tune_teacher",
+    "generate_responses",
     "load_checkpoint",
     "load_latest",
     "lookahead_hypergradient",
+    "response_batch",
     "save_checkpoint",
 ]
