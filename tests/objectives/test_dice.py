@@ -193,6 +193,56 @@ def test_per_example_dice_decides_as_accuracy_does(eta: float, best: float) -> N
     assert grid[expected.argmin()].item() == best
 
 
+@pytest.mark.parametrize(("eta", "sure"), [(0.56, False), (0.58, True)])
+def test_a_squared_denominator_is_more_careful_than_cross_entropy(eta: float, sure: bool) -> None:
+    grid = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    options = {"from_logits": False, "aggregation": "example", "reduction": "none"}
+    expected = eta * dice_loss(grid, torch.ones_like(grid), **options)
+    expected = expected + (1 - eta) * dice_loss(grid, torch.zeros_like(grid), **options)
+    assert (grid[expected.argmin()].item() > 0.5) is sure
+
+
+@pytest.mark.parametrize("square", [True, False])
+def test_a_set_accepts_what_single_examples_refuse(square: bool) -> None:
+    target = torch.cat([torch.ones(40), torch.zeros(60), torch.zeros(900)])  # of 100 items alike, 40 are positive
+    accepted, refused = torch.cat([torch.ones(100), torch.zeros(900)]), torch.zeros(1000)
+    loss = partial(dice_loss, target=target, from_logits=False, square_denominator=square)
+    assert loss(accepted) < loss(refused)
+    assert loss(accepted, aggregation="example") > loss(refused, aggregation="example")
+
+
+def test_beyond_the_cap_muting_pushes_negatives_up() -> None:
+    for p, sign in ((0.45, 1), (0.55, -1)):
+        logits = torch.tensor([p]).logit().requires_grad_()
+        with pytest.warns(UserWarning, match="alpha"):
+            loss = self_adjusting_dice_loss(logits, torch.zeros(1), alpha=1.0)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient.sign().item() == sign
+
+
+@pytest.mark.parametrize("aggregation", ["set", "example"])
+@pytest.mark.parametrize("ohem_ratio", [None, 0.5])
+@pytest.mark.parametrize("shape", [(6,), (6, 4)])
+def test_gradients(aggregation, ohem_ratio, shape) -> None:
+    logits = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0, 1, 0, 0, 1, 0])
+    options = {"target": target, "aggregation": aggregation}
+    assert torch.autograd.gradcheck(
+        partial(self_adjusting_dice_loss, alpha=0.1, ohem_ratio=ohem_ratio, **options), logits
+    )
+    assert torch.autograd.gradcheck(partial(tversky_loss, alpha=0.3, beta=0.8, **options), logits)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**16), st.floats(0.01, 5), st.sampled_from(["set", "example"]))
+def test_every_value_of_a_class_lies_between_zero_and_one(seed: int, smooth: float, aggregation: str) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    logits, target = 5 * torch.randn(9, generator=draw), torch.randint(2, (9,), generator=draw)
+    for loss in (dice_loss, self_adjusting_dice_loss, tversky_loss):
+        values = loss(logits, target, smooth=smooth, aggregation=aggregation, reduction="none")
+        assert ((values >= 0) & (values <= 1)).all()
+
+
 def test_muting_caps_the_confidence_of_positives() -> None:
     grid = torch.linspace(0, 1, 1001, dtype=torch.float64)
     loss = self_adjusting_dice_loss(

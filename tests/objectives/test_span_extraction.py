@@ -60,6 +60,13 @@ def test_confident_logits_are_read_as_spans_and_cost_little() -> None:
     assert backwards.spans(torch.ones(1, 2).bool()) == [{(0, 0), (0, 1), (1, 1)}]
 
 
+def test_gradients() -> None:
+    shapes = ((2, 5), (2, 5), (2, 5, 5), (2,))
+    logits = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    given = {name: value.double() for name, value in labels().items()}
+    assert torch.autograd.gradcheck(lambda *said: span_extraction_loss(SpanLogits(*said), **given), logits)
+
+
 def test_bad_input() -> None:
     logits = SpanLogits(torch.zeros(2, 5), torch.zeros(2, 5), torch.zeros(2, 5, 5))
     with pytest.raises(ValueError, match="`span_weight`"):
