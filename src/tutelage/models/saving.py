@@ -51,7 +51,7 @@ def save_model(path: Path | str, model: nn.Module, specification: Specification 
     """
     path = Path(path)
     file = path if path.suffix == ".safetensors" else path / "model.safetensors"
-    complete = _described(model, specification)
+    complete = describe_model(model, specification)
     write_tensors(file, _without_aliases(_state(model)), metadata={"format": "pt"})
     write_json(file.with_suffix(".json"), complete.model_dump(mode="json", exclude_none=True))
     return file
@@ -175,7 +175,20 @@ def _refuse_pickle(path: Path) -> None:
         )
 
 
-def _described(model: nn.Module, specification: Specification | None) -> ModelSpecification:
+def describe_model(model: nn.Module, specification: Specification | None = None) -> ModelSpecification:
+    """The specification from which a model can be built again without another file, as `save_model` writes it.
+
+    Args:
+        model: Any module.
+        specification: What describes it; by default what it was built from.
+
+    Raises:
+        ValueError: Nothing is known about how it was built.
+
+    >>> from tutelage.models import mlp
+    >>> describe_model(mlp(4, 2)).name
+    'mlp'
+    """
     from tutelage.models.pretrained import configuration_of
     from tutelage.models.specification import BUILDERS
 
