@@ -86,8 +86,8 @@ class MethodSettings(StrictModel):
 
     name: str = Field(
         "distillation",
-        description="distillation, adversarial (inputs are attacked first), generalized_kd (a language model learns from "
-        "its own responses), mutual (teachers of kind `online` learn with the student), or `module:attribute`.",
+        description="distillation, adversarial (inputs are attacked first), generalized_kd (a language model learns "
+        "from its own responses), mutual (teachers of kind `online` learn with the student), or `module:attribute`.",
     )
     arguments: dict[str, Any] = Field(
         {}, description="What it is made with besides teacher, student and objectives, such as `teacher_objectives`."

@@ -15,7 +15,7 @@ from tutelage.models import causal_lm
 from tutelage.objectives import ForwardKL, TokenDivergence
 from tutelage.outputs import Outputs
 from tutelage.teachers import CachedTeacher, FrozenTeacher, build_cache
-from tutelage.training import GeneralizedKD, Trainer, TrainingSettings
+from tutelage.training import GeneralizedKD, Monitor, Trainer, TrainingSettings
 
 
 def _data() -> Any:
@@ -103,19 +103,28 @@ def test_it_teaches_the_student_the_teacher() -> None:
     assert history[-1]["loss"] < 0.35 * history[0]["loss"]
 
 
+class StopAt(Monitor):
+    """Ends a run in the middle."""
+
+    def on_step(self, progress: Any, losses: Any) -> None:
+        if progress.step == 5:
+            raise RuntimeError("cut")
+
+
 def test_a_resumed_run_writes_the_same_responses(tmp_path: Path) -> None:
     data = _data()
 
-    def run(folder: Path, steps: int, resume: bool = False) -> nn.Module:
+    def run(folder: Path, *monitors: Monitor, resume: bool = False) -> nn.Module:
         student = _model(1, data.num_classes)
         method = GeneralizedKD(_model(0, data.num_classes), student, max_new_tokens=3)
-        settings = TrainingSettings(epochs=2, max_steps=steps, batch_size=16, checkpoint_every=2, scheduler="constant")
-        Trainer(method, data.train, settings=settings, folder=folder).run(resume=resume)
+        settings = TrainingSettings(max_steps=7, batch_size=16, checkpoint_every=2)
+        Trainer(method, data.train, settings=settings, folder=folder, monitors=monitors).run(resume=resume)
         return student
 
-    whole = run(tmp_path / "whole", 6)
-    run(tmp_path / "cut", 4)
-    resumed = run(tmp_path / "cut", 6, resume=True)
+    whole = run(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="cut"):
+        run(tmp_path / "cut", StopAt())
+    resumed = run(tmp_path / "cut", resume=True)
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
 
