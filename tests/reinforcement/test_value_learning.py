@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,6 +124,42 @@ def test_a_seed_gives_the_same_run() -> None:
     weights = [torch.cat([p.flatten() for p in run.agent.online.parameters()]) for run in runs]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+class Reused:
+    """A counter of bytes that writes every observation into the same memory."""
+
+    observation_space = SimpleNamespace(shape=(1,), dtype="uint8")
+    action_space = SimpleNamespace(n=2)
+
+    def reset(self, *, seed=None):
+        self.memory = np.zeros(1, dtype=np.uint8)
+        return self.memory, {}
+
+    def step(self, action):
+        self.memory += 1
+        return self.memory, 0.0, bool(self.memory[0] == 200), False, {}
+
+
+def test_observations_are_copied_and_bytes_stay_bytes(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(DQNAgent, "update", lambda self, steps: seen.append(steps))
+    train_dqn(Reused, steps=150, learning_starts=150, batch_size=64)
+    assert seen[0].observation.dtype == torch.uint8
+    assert torch.equal(seen[0].observation + 1, seen[0].next_observation)
+    assert torch.isfinite(DQNAgent((1,), 2, value_loss="hl_gauss").loss(seen[0]))
+
+
+@pytest.mark.parametrize(("value_loss", "share"), [("hl_gauss", 0.25), ("two_hot", 0.25), ("mse", 0.0), ("c51", 0.0)])
+def test_the_share_of_targets_that_were_clipped(value_loss, share) -> None:
+    agent = DQNAgent((5,), 2, value_loss=value_loss, value_range=(-1.0, 1.0), discount=0.0)
+    steps, _ = corridor_steps()
+    assert agent.clipped_share == 0
+    rewards = torch.tensor([5.0, -7.0, *[0.5] * 6])
+    agent.loss(replace(steps, reward=rewards))
+    assert agent.clipped_share == pytest.approx(share)
+    agent.loss(steps)
+    assert agent.clipped_share == pytest.approx(share / 2)
 
 
 def test_the_buffer_forgets_the_oldest() -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tutelage._checks import check_at_least, check_in_range, check_non_negative, check_option
@@ -51,6 +51,8 @@ class DQNAgent(nn.Module):
         double: The online network chooses the next action, the copy says what it is worth.
         conservative_weight: Weight of CQL's term, for records of acting.
         learning_rate: Adam's.
+
+    Observations may be of any type: the networks read them in their own.
 
     Raises:
         ValueError: An unknown loss, sizes below 1, γ outside [0, 1], or a negative weight.
@@ -98,10 +100,19 @@ class DQNAgent(nn.Module):
         self.online = nn.Sequential(trunk, head)
         self.target = deepcopy(self.online).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.online.parameters(), lr=learning_rate)
+        self._clipped, self._targets = torch.zeros(()), 0
 
-    def values(self, observation: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch actions"]:
+    @property
+    def clipped_share(self) -> float:
+        """The share of the scalar targets so far that the range of the histograms cut; take a wider one if it is much.
+
+        0 for squared error and Huber, which cut nothing, and for C51, which has no scalar targets.
+        """
+        return float(self._clipped) / max(1, self._targets)
+
+    def values(self, observation: Shaped[Tensor, "batch *shape"]) -> Float[Tensor, "batch actions"]:
         """Q of every action, by the online network."""
-        return self._values(self.online(observation))
+        return self._values(self.online(self._read(observation)))
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> int:
@@ -110,12 +121,12 @@ class DQNAgent(nn.Module):
 
     def loss(self, steps: Transitions) -> Tensor:
         """The value loss of some transitions, and CQL's term when it has a weight; no gradient reaches the copy."""
-        said = self.online(steps.observation)
+        said, following = self.online(self._read(steps.observation)), self._read(steps.next_observation)
         rows = torch.arange(len(steps), device=said.device)
         chosen = said[rows, steps.action]  # [batch], or [batch, bins]
         with torch.no_grad():
-            copied = self.target(steps.next_observation)
-            guide = self.online(steps.next_observation) if self.chooses_online else copied
+            copied = self.target(following)
+            guide = self.online(following) if self.chooses_online else copied
             best = self._values(guide).argmax(dim=1)
             discount = self.discount * (~steps.terminated).to(steps.reward.dtype)
         if self.value_loss == "c51":
@@ -139,6 +150,9 @@ class DQNAgent(nn.Module):
         """Let the copy be what the online network is now."""
         self.target.load_state_dict(self.online.state_dict())
 
+    def _read(self, observation: Tensor) -> Tensor:
+        return observation.to(next(self.online.parameters()).dtype)
+
     def _values(self, said: Tensor) -> Tensor:
         head = self.online[-1]
         return head.value(said) if isinstance(head, CategoricalValueHead) else said
@@ -148,6 +162,8 @@ class DQNAgent(nn.Module):
             return F.mse_loss(chosen, target)
         if self.value_loss == "huber":
             return F.smooth_l1_loss(chosen, target)
+        outside = (target < self.bins.v_min) | (target > self.bins.v_max)
+        self._clipped, self._targets = outside.sum() + self._clipped.to(outside.device), self._targets + len(target)
         if self.value_loss == "two_hot":
             return two_hot_loss(chosen, target, self.atoms)
         return hl_gauss_loss(chosen, target, self.bins, sigma_to_bin_ratio=self.sigma_to_bin_ratio)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -14,6 +14,7 @@ from tutelage.reinforcement.replay import ReplayBuffer
 from tutelage.reinforcement.value_learning import DQNAgent, ValueLoss
 
 
+@runtime_checkable
 class Environment(Protocol):
     """What Gymnasium calls an `Env`, with discrete actions and observations of a fixed shape."""
 
@@ -55,6 +56,7 @@ def train_dqn(
     exploration: tuple[float, float] = (1.0, 0.05),
     exploration_fraction: float = 0.2,
     seed: int = 0,
+    device: torch.device | str = "cpu",
     **agent_settings: Any,
 ) -> DQNHistory:
     """Deep Q-learning with replay and a target network; what the value loss is makes no other difference.
@@ -72,6 +74,7 @@ def train_dqn(
         exploration_fraction: Share of the steps over which it decays, in [0, 1].
         seed: Of weights, environment, exploration and replay: the same seed gives the same run on one machine.
             PyTorch's global generator is left as it was.
+        device: Where the networks are; what is remembered stays in main memory.
         agent_settings: Further settings of `DQNAgent` (`value_range`, `discount`, `learning_rate`, `body` …).
 
     Returns:
@@ -91,31 +94,32 @@ def train_dqn(
     shape, num_actions = tuple(environment.observation_space.shape), int(environment.action_space.n)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        agent = DQNAgent(shape, num_actions, value_loss=value_loss, **agent_settings)
+        agent = DQNAgent(shape, num_actions, value_loss=value_loss, **agent_settings).to(device)
     history, dice = DQNHistory(agent), random.Random(seed)
-    buffer = ReplayBuffer(buffer_size, shape, seed=seed)
-    observation, total = _float(environment.reset(seed=seed)[0]), 0.0
+    small = str(getattr(environment.observation_space, "dtype", None)) in ("uint8", "bool")
+    buffer = ReplayBuffer(buffer_size, shape, dtype=torch.uint8 if small else torch.float32, seed=seed)
+    observation, total = _copy(environment.reset(seed=seed)[0]), 0.0
     decay_steps = max(1, int(exploration_fraction * steps))
     for step in range(1, steps + 1):
         done_share = min(1.0, step / decay_steps)
         if dice.random() < exploration[0] + (exploration[1] - exploration[0]) * done_share:
             action = dice.randrange(num_actions)
         else:
-            action = agent.act(observation)
+            action = agent.act(observation.to(device))
         following, reward, terminated, truncated, _ = environment.step(action)
-        following = _float(following)
+        following = _copy(following)
         buffer.add(observation, action, float(reward), following, terminated=bool(terminated))
         observation, total = following, total + float(reward)
         if terminated or truncated:
             history.episode_ends.append(step)
             history.returns.append(total)
-            observation, total = _float(environment.reset()[0]), 0.0
+            observation, total = _copy(environment.reset()[0]), 0.0
         if step >= learning_starts and step % train_every == 0:
-            agent.update(buffer.sample(batch_size))
+            agent.update(buffer.sample(batch_size).to(device))
         if step % target_every == 0:
             agent.refresh_target()
     return history
 
 
-def _float(observation: Any) -> torch.Tensor:
-    return torch.as_tensor(observation, dtype=torch.float32)
+def _copy(observation: Any) -> torch.Tensor:
+    return torch.as_tensor(observation).clone()  # some environments write the next one into the same memory
