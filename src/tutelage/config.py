@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from torch import nn
 
 from tutelage._checks import nearest
 from tutelage.models.specification import ModelSpecification
 from tutelage.objectives import Constant, CosineRamp, LinearRamp, Objective, Schedule, registered_objectives
 from tutelage.registry import resolve
+from tutelage.teacher_settings import TeacherSettings
 from tutelage.training import AdversarialDistillation, Distillation, GeneralizedKD, Method, MutualDistillation
 from tutelage.training.distillation import Objectives, Weighted
 from tutelage.training.settings import StrictModel, TrainingSettings
@@ -38,15 +39,21 @@ class DataSettings(StrictModel):
         return {"name": value} if isinstance(value, str) else value
 
 
-class TeacherSettings(ModelSpecification):
-    """A teacher: a model (see `ModelSpecification`), and where its knowledge comes from."""
+class LoraSettings(StrictModel):
+    """Low-rank adapters (through PEFT) that learn in place of a language model's own weights."""
 
-    kind: Literal["frozen", "random", "moving_average", "online"] = Field(
-        "frozen",
-        description="A frozen model, an untrained one, the student's own moving average, or one that learns with it.",
+    rank: PositiveInt = Field(8, description="Rank of every adapter.")
+    alpha: PositiveFloat = Field(16.0, description="Adapters count alpha / rank times.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before an adapter.")
+    target_modules: list[str] | str | None = Field(
+        None, description="Names of the layers with adapters, or `all-linear`; by default PEFT's for the model."
     )
-    train: TrainingSettings | None = Field(None, description="Train it on the labels first, with these settings.")
-    decay: float = Field(0.999, ge=0, le=1, description="Momentum of a `moving_average` teacher.")
+
+
+class StudentSettings(ModelSpecification):
+    """A student: a model (see `ModelSpecification`), and which part of it learns."""
+
+    lora: LoraSettings | None = Field(None, description="Learn adapters only; they are merged into the saved student.")
 
 
 class ScheduleSettings(StrictModel):
@@ -186,9 +193,10 @@ class DistillConfig(StrictModel):
         "probabilities", description="What an ensemble takes the mean of."
     )
     cache: bool | str = Field(False, description="Ask the teacher once and keep its signals; a path: read them there.")
-    student: ModelSpecification = Field(
-        ModelSpecification(name="mlp", arguments={"hidden": [24]}), description="Who learns."
+    cache_top_k: PositiveInt | None = Field(
+        None, description="Keep this many likeliest classes and what is left, not all logits."
     )
+    student: StudentSettings = Field(StudentSettings(name="mlp", arguments={"hidden": [24]}), description="Who learns.")
     method: MethodSettings = Field(MethodSettings(), description="The way to teach.")
     arms: dict[str, list[ObjectiveSettings]] = Field(
         {}, description="Lessons to compare: objectives by name of the arm."
@@ -232,6 +240,14 @@ class DistillConfig(StrictModel):
             raise ValueError("the method `mutual` needs a teacher that learns with the student: set its `kind: online`")
         if self.method.name in ("distillation", "adversarial", "generalized_kd") and self.online:
             raise ValueError("an `online` teacher needs a method that teaches it, such as `method: mutual`")
+        return self
+
+    @model_validator(mode="after")
+    def _served_teachers_teach_alone(self) -> DistillConfig:
+        if len(self.teachers) > 1 and any(teacher.kind == "served" for teacher in self.teachers):
+            raise ValueError("a `served` teacher tells its likeliest tokens only, and can not be part of an ensemble")
+        if self.cache_top_k is not None and self.cache is not True:
+            raise ValueError("`cache_top_k` says how a cache is made, so it needs `cache: true`")
         return self
 
     @property

@@ -11,18 +11,28 @@ from torch import nn
 
 from tutelage.assessment import ReportCard, assess
 from tutelage.batch import Batch, Inputs
-from tutelage.config import DistillConfig, ObjectiveSettings, TeacherSettings
+from tutelage.config import DistillConfig, ObjectiveSettings
 from tutelage.data import load_data
 from tutelage.data.samples import Data
 from tutelage.files import write_json
-from tutelage.models import ModelSpecification, build_model, load_model, parameter_count, save_model
+from tutelage.models import (
+    ModelSpecification,
+    add_lora,
+    build_model,
+    load_model,
+    merge_lora,
+    parameter_count,
+    save_model,
+)
 from tutelage.outputs import Outputs
+from tutelage.teacher_settings import TeacherSettings
 from tutelage.teachers import (
     CachedTeacher,
     EnsembleTeacher,
     FrozenTeacher,
     MovingAverageTeacher,
     RandomTeacher,
+    ServedTeacher,
     Teacher,
     TeacherCache,
     build_cache,
@@ -39,7 +49,7 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
     data = load_data(config.data.name, **config.data.options)
     place = trial_folder(folder, arm, seed)
     torch.manual_seed(seed)  # every arm's student of a seed starts from the same weights
-    student = _build(config.student, data)
+    student = _student(config, data)
     settings = config.training.model_copy(update={"seed": seed})
     learning = _teacher_models(config, data, folder, seed=seed) if config.online else []
     teacher, live = (learning, None) if learning else _load_teacher(config, data, folder, student, seed)
@@ -55,7 +65,7 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
     )
     with threads_for(parameter_count(student)):
         history = trainer.run(resume=True)
-    student.eval().cpu()
+    student = merge_lora(student).eval().cpu()
     if trainer.accelerator.is_main_process:
         save_model(place / "student.safetensors", student, config.student if config.student.configuration else None)
         for number, model in enumerate(learning):
@@ -70,6 +80,12 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
         figures = ""
     trainer.accelerator.wait_for_everyone()
     return figures
+
+
+def _student(config: DistillConfig, data: Data) -> nn.Module:
+    """The student before its first step; with adapters, only these will learn."""
+    student = _build(config.student, data)
+    return student if config.student.lora is None else add_lora(student, **config.student.lora.model_dump())
 
 
 def train_teacher(
@@ -104,7 +120,8 @@ def train_teacher(
 def cache_teacher(config: DistillConfig, data: Data, folder: Path, announce: Announce) -> None:
     """Ask the teacher once about the training data."""
     reads = {path for terms in config.arms.values() for term in terms for path in term.make().objective.reads}
-    signals = [path.removeprefix("teacher.") for path in sorted(reads) if path.startswith("teacher.")] or ["logits"]
+    told = {path.removeprefix("teacher.").removesuffix("?") for path in reads if path.startswith("teacher.")}
+    signals = sorted(told - {"top"} | ({"logits"} if "top" in told or not told else set()))
     method = Distillation(
         live_teacher(config, data, folder, seed=config.seeds[0]),
         _build(config.student, data),
@@ -112,8 +129,20 @@ def cache_teacher(config: DistillConfig, data: Data, folder: Path, announce: Ann
     )
     if method.teacher is None:
         raise ValueError("Expected a teacher to cache, but the config has none.")
-    cache = build_cache(method.teacher, data.train, folder / "teacher-cache", signals=signals, dtype="float32")
-    announce(f"Cached the teacher's {', '.join(signals)}: {cache.bytes_per_sample} bytes a sample.")
+    teacher = method.teacher
+    cache = build_cache(
+        teacher,
+        data.train,
+        folder / "teacher-cache",
+        signals=signals,
+        top_k=teacher.top_k if isinstance(teacher, ServedTeacher) else config.cache_top_k,
+        dtype="float32",
+    )
+    paid = ""
+    if isinstance(teacher, ServedTeacher):
+        meter = teacher.endpoint.meter
+        paid = f" {meter.requests} requests, {meter.from_cache} answers from disk, cost {meter.cost:.4g}."
+    announce(f"Cached the teacher's {', '.join(signals)}: {cache.bytes_per_sample} bytes a sample.{paid}")
 
 
 def _load_teacher(
@@ -125,14 +154,19 @@ def _load_teacher(
         return teacher, teacher
     if isinstance(config.cache, str):
         return CachedTeacher(TeacherCache(config.cache, data=data.train)), None
+    served = any(teacher.kind == "served" for teacher in config.teachers)
+    if config.cache and served:  # nobody is asked about the test data, which may cost money
+        return CachedTeacher(TeacherCache(folder / "teacher-cache", data=data.train)), None
     live = live_teacher(config, data, folder, seed=seed)
     if config.cache:
         return CachedTeacher(TeacherCache(folder / "teacher-cache", data=data.train)), live
-    return live, live
+    return live, None if served else live
 
 
 def live_teacher(config: DistillConfig, data: Data, folder: Path, *, seed: int) -> Teacher | nn.Module | None:
     """The teacher that can be asked about any batch; several are an ensemble."""
+    if [teacher.kind for teacher in config.teachers] == ["served"]:
+        return config.teachers[0].served(data.num_classes, folder / "responses")
     return _as_one(_teacher_models(config, data, folder, seed=seed), config)
 
 
@@ -178,8 +212,16 @@ def check_fit(config: DistillConfig, data: Data) -> None:
             objective = term.make().objective
             if objective.needs_teacher and not config.teachers and not isinstance(config.cache, str):
                 raise ValueError(f"Arm `{arm}`: objective `{term.name}` needs a teacher, but the config has none.")
+            tells_top = bool(config.cache_top_k) or any(teacher.kind == "served" for teacher in config.teachers)
+            if "teacher.top" in objective.reads and not tells_top and not isinstance(config.cache, str):
+                raise ValueError(
+                    f"Arm `{arm}`: objective `{term.name}` reads the teacher's likeliest classes, which are kept with "
+                    "`cache: true` and `cache_top_k`."
+                )
+    if any(teacher.kind == "served" for teacher in config.teachers) and data.task != "causal_lm":
+        raise ValueError(f"Expected a `served` teacher to teach a language model, but the data is for {data.task}.")
     config.method.check()
-    _build(config.student, data)
+    _student(config, data)
 
 
 def _assess(config: DistillConfig, data: Data, model: nn.Module, teacher: Any, name: str) -> ReportCard:

@@ -26,6 +26,7 @@ from tutelage.data.imbalance import imbalanced_table, oversample_classes
 from tutelage.data.loader import epoch_order, load_batches
 from tutelage.data.loading import BUILT_IN, load_data
 from tutelage.data.outliers import add_outliers
+from tutelage.data.packing import pack_samples
 from tutelage.data.parts import assemble
 from tutelage.data.ranking_lists import make_ranking_lists, pad_lists, unpad_lists
 from tutelage.data.samples import Data, Samples, Task
@@ -38,6 +39,7 @@ from tutelage.data.sensitivity import (
     token_spans,
 )
 from tutelage.data.subsets import SubsetSamples, split, subset, targets_of
+from tutelage.data.texts import text_data
 from tutelage.data.transforms import (
     StreamBatch,
     add_class_dependent_label_noise,
@@ -91,6 +93,7 @@ __all__ = [
     "load_data",
     "make_ranking_lists",
     "oversample_classes",
+    "pack_samples",
     "pad_lists",
     "pattern_sensitivity",
     "rarity_sensitivity",
@@ -98,6 +101,7 @@ __all__ = [
     "step_is_right",
     "subset",
     "targets_of",
+    "text_data",
     "token_spans",
     "train_bpe",
     "unpad_lists",

@@ -170,7 +170,8 @@ def completion_samples(
     Args:
         prompts: Texts that are given.
         completions: Texts that are learned.
-        tokenizer: `CharacterTokenizer`, `ByteTokenizer` or one of `transformers`, with ids for padding, start and end.
+        tokenizer: `CharacterTokenizer`, `ByteTokenizer` or one of `transformers`, with ids for padding and end; one
+            without a start token (Qwen's) begins with the prompt.
         max_length: Longest text in tokens, start and end included; a longer one is an error.
         index: Stable indices.
         extras: More per-sample tensors.
@@ -187,10 +188,13 @@ def completion_samples(
         raise ValueError(
             f"Expected as many `completions` as `prompts`, but got {len(completions)} for {len(prompts)} prompts."
         )
-    start, end, padding = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     texts, targets, lengths = [], [], []
     for prompt, completion in zip(prompts, completions, strict=True):
-        given = [start, *encode_text(tokenizer, prompt)]
+        given = start + encode_text(tokenizer, prompt)
+        if not given:
+            raise ValueError("Expected prompts that are not empty, since the tokenizer has no start token.")
         learned = [*encode_text(tokenizer, completion), end]
         if max_length is not None and len(given) + len(learned) > max_length:
             raise ValueError(

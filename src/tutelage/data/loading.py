@@ -29,7 +29,7 @@ BUILT_IN = LazyRegistry(
 )
 """Data that needs no network, by name."""
 
-_TABLE_SUFFIXES = (".csv", ".parquet")
+_TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 _PARTS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 
@@ -40,7 +40,9 @@ def load_data(name_or_path: str | Path, **options: Any) -> Data:
         name_or_path: One of
             a name in `BUILT_IN` (`"digits"`);
             an `.npz` file (see `tutelage.data.archives.npz_data`);
-            a `.csv` or `.parquet` file, or a folder with `train.csv` and so on (see `tutelage.data.tables.table_data`);
+            a `.csv`, `.jsonl` or `.parquet` file, or a folder with `train.csv` and so on: a table (see
+            `tutelage.data.tables.table_data`) or, with the option `completion_column`, texts for a language model
+            (see `tutelage.data.texts.text_data`);
             a folder of images by class (see `tutelage.data.images.image_folder_data`);
             a folder that `datasets.Dataset.save_to_disk` wrote (needs the package `datasets`);
             `package.module:factory`, a function that returns `Data`, samples, or what `as_samples` takes.
@@ -83,9 +85,9 @@ def _from_path(path: Path, options: dict[str, Any]) -> Data:
 
             return _data(path.stem, _call(str(path), npz_data, {"path": path, **options}))
         if path.suffix in _TABLE_SUFFIXES:
-            return _table(path.stem, {"train": _read_table(path)}, options)
+            return _table(path.stem, {"train": _read_table(path, as_text="completion_column" in options)}, options)
         raise ValueError(
-            f"Expected a data file to end in '.npz', '.csv' or '.parquet', but got {path.name!r} "
+            f"Expected a data file to end in '.npz', '.csv', '.jsonl' or '.parquet', but got {path.name!r} "
             "(pickles and archives of tensors are never read)."
         )
     if any((path / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json", "state.json")):
@@ -96,17 +98,23 @@ def _from_path(path: Path, options: dict[str, Any]) -> Data:
         if file.suffix in _TABLE_SUFFIXES and file.stem.lower() in _PARTS
     }
     if "train" in tables:
-        return _table(path.name, {part: _read_table(file) for part, file in tables.items()}, options)
+        as_text = "completion_column" in options
+        frames = {part: _read_table(file, as_text=as_text) for part, file in tables.items()}
+        return _table(path.name, frames, options)
     from tutelage.data.images import image_folder_data
 
     return _data(path.name, _call(str(path), image_folder_data, {"root": path, **options}))
 
 
-def _read_table(path: Path) -> Any:
+def _read_table(path: Path, *, as_text: bool = False) -> Any:
     import pandas
 
     try:
-        return pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+        if path.suffix == ".jsonl":
+            return pandas.read_json(path, lines=True, dtype=False, convert_dates=False)
+        if path.suffix == ".parquet":
+            return pandas.read_parquet(path)
+        return pandas.read_csv(path, dtype=str, keep_default_na=False) if as_text else pandas.read_csv(path)
     except (ValueError, OSError) as error:  # pandas' and pyarrow's errors are kinds of these
         cause = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(f"Expected {path} to be a {path.suffix[1:]} table, but it cannot be read: {cause}.") from error
@@ -114,10 +122,16 @@ def _read_table(path: Path) -> Any:
 
 def _table(name: str, frames: Mapping[str, Any], options: dict[str, Any]) -> Data:
     from tutelage.data.tables import table_data
+    from tutelage.data.texts import text_data
 
+    if "completion_column" in options:
+        return _data(name, _call(name, text_data, {"name": name, "frames": frames, **options}))
     if "target_column" not in options:
         columns = ", ".join(map(repr, list(frames["train"].columns)[:12]))
-        raise ValueError(f"Expected the option `target_column` for the table {name!r}: one of {columns}.")
+        raise ValueError(
+            f"Expected the option `target_column` for the table {name!r}: one of {columns}; or, for a language model, "
+            "`completion_column`."
+        )
     return _data(name, _call(name, table_data, {"name": name, "frames": frames, **options}))
 
 

@@ -9,6 +9,7 @@ from tutelage.models.call import call_model, head_path
 from tutelage.models.export import example_inputs, export_model
 from tutelage.models.language import causal_lm, encoder_lm
 from tutelage.models.list_ranker import ListTransformerRanker
+from tutelage.models.lora import add_lora, merge_lora
 from tutelage.models.plain import convnet, mlp
 from tutelage.models.pretrained import load_pretrained
 from tutelage.models.saving import load_model, load_weights, save_model
@@ -22,6 +23,7 @@ __all__ = [
     "FeatureTokenizerTransformer",
     "ListTransformerRanker",
     "ModelSpecification",
+    "add_lora",
     "build_model",
     "call_model",
     "causal_lm",
@@ -34,6 +36,7 @@ __all__ = [
     "load_model",
     "load_pretrained",
     "load_weights",
+    "merge_lora",
     "mlp",
     "multiply_adds",
     "parameter_count",
