@@ -67,7 +67,7 @@ def test_no_text_sees_another(architecture: str) -> None:
 
 def test_bad_input_is_named() -> None:
     samples = _samples()
-    with pytest.raises(ValueError, match="at most 5 tokens, but sample [13] has"):
+    with pytest.raises(ValueError, match=r"at most 5 tokens, but sample [13] has"):
         pack_samples(samples, 5)
     with pytest.raises(ValueError, match="`input_ids` and `attention_mask`"):
         pack_samples(ArraySamples(torch.zeros(2, 3), torch.zeros(2)), 5)

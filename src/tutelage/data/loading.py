@@ -111,7 +111,7 @@ def _read_table(path: Path, *, as_text: bool = False) -> Any:
 
     try:
         if path.suffix == ".jsonl":
-            return pandas.read_json(path, lines=True, dtype=False, convert_dates=False)
+            return pandas.read_json(path, lines=True, dtype=False)
         if path.suffix == ".parquet":
             return pandas.read_parquet(path)
         return pandas.read_csv(path, dtype=str, keep_default_na=False) if as_text else pandas.read_csv(path)
