@@ -157,6 +157,17 @@ def test_a_teacher_that_learns_with_the_student_is_kept_beside_it(tmp_path: Path
     assert "kind: online" in (tmp_path / "config.yaml").read_text()
 
 
+def test_students_that_are_attacked_learn_from_any_objective(tmp_path: Path) -> None:
+    attack = {"radius": 0.05, "steps": 2, "bounds": [-float("inf"), float("inf")]}
+    arms = {"robust": ["trades"], "taught": [{"name": "trades", "weight": 0.5}, "forward_kl"]}
+    method = {"name": "adversarial", "arguments": attack}
+    start_run(config(method=method, arms=arms, seeds=[0]), tmp_path, announce=silent)
+    card = json.loads((tmp_path / "arms" / "taught" / "seed-0" / "card.json").read_text())
+    for name in ("loss/trades_loss", "loss/forward_kl"):
+        assert card["history"][-1][name] < card["history"][0][name]
+    assert "bounds" in (tmp_path / "config.yaml").read_text()
+
+
 def test_several_teachers_learn_with_the_student_from_where_their_own_training_ended(tmp_path: Path) -> None:
     trained = {"name": "mlp", "kind": "online", "train": {"epochs": 2}}
     start_run(config(**{**ONLINE, "teacher": [trained, ONLINE["teacher"]], "seeds": [0]}), tmp_path, announce=silent)
