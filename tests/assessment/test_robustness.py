@@ -89,6 +89,15 @@ def test_linear_model_is_pushed_to_the_corner():
     torch.testing.assert_close(fgsm_attack(model, x, y, radius=0.2), expected)
 
 
+@pytest.mark.parametrize("start", ["gaussian", "uniform", "zero"])
+def test_attack_within_a_euclidean_ball_goes_along_the_gradient(start):
+    model = nn.Linear(5, 2)
+    x, y = torch.full((3, 5), 0.5), torch.zeros(3, dtype=torch.int64)
+    direction = nn.functional.normalize(model.weight[1] - model.weight[0], dim=0)
+    attacked = pgd_attack(model, x, y, radius=0.2, step_size=0.2, steps=30, start=start, norm="l2")
+    torch.testing.assert_close(attacked, x + 0.2 * direction, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_attack_works_where_gradients_are_off(network, mode):
     with mode():
@@ -176,6 +185,7 @@ def test_weighted_robust_accuracy():
         ({"step_size": 0.0}, "`step_size` to be positive"),
         ({"x": torch.full((1, 1, 8, 8), 1.5), "y": torch.tensor([0])}, "within the bounds"),
         ({"x": torch.empty(0, 1, 8, 8), "y": torch.empty(0, dtype=torch.int64)}, "empty"),
+        ({"norm": "l1"}, "`norm` to be one of"),
         ({"start": "gausian"}, "did you mean 'gaussian'"),
     ],
 )

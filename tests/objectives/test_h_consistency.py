@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -140,6 +141,20 @@ def test_the_gap_of_constant_scores_is_below_its_bound(tau):
     if tau == 0:
         assert gap.item() == pytest.approx(bound.item())
     assert minimizability_gap(least.mean(), least).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_with_certain_labels_and_bounded_scores_a_larger_tau_has_a_smaller_gap_bound():
+    """Scores in [-1, 1], ten classes: the least sum of exponentials is 9/e². The paper's statement on monotonicity."""
+    least = 9 * math.exp(-2)
+    scores = torch.full((1, 10), -1.0, dtype=torch.float64)
+    scores[0, 3] = 1
+    bounds = []
+    for tau in TAUS:
+        loss = comp_sum_loss(scores, torch.tensor([3]), tau=tau)
+        expected = math.log1p(least) if tau == 1 else ((1 + least) ** (1 - tau) - 1) / (1 - tau)
+        assert loss.item() == pytest.approx(expected)
+        bounds.append(minimizability_gap_upper_bound(2.5, loss[None], tau=tau).item())
+    assert all(larger > smaller > 0 for larger, smaller in itertools.pairwise(bounds))
 
 
 @pytest.mark.parametrize(
