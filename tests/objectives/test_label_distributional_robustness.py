@@ -237,6 +237,13 @@ def test_the_table_changes_in_the_rows_of_the_batch_only(samples):
     assert torch.equal(module.temperature, before)
 
 
+def test_the_table_is_a_buffer_that_moves_with_the_module():
+    module = AdaptiveLDRLoss(3)
+    assert list(dict(module.named_buffers())) == list(module.state_dict()) == ["temperature"]
+    assert not list(module.parameters())
+    assert module.to("meta").temperature.device.type == "meta"
+
+
 def test_samples_without_a_label_are_left_out(samples):
     scores, target = samples
     skipped = target.clone()
@@ -272,6 +279,7 @@ write_tensors(f"{sys.argv[1]}/table-{job.accelerator.process_index}.safetensors"
 """
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_table_of_one(tmp_path: Path):
     """Batches of 15 (8 and 7 rows) and of 1 (both processes hold that row)."""
     program = tmp_path / "program.py"
