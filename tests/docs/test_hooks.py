@@ -77,7 +77,7 @@ def test_every_system_is_in_the_table(hooks: ModuleType) -> None:
 
 def test_every_command_is_in_the_reference(hooks: ModuleType) -> None:
     reference = hooks.command_reference()
-    for name in ("distill", "cache", "assess", "export", "systems", "reproduce"):
+    for name in ("distill", "cache", "assess", "calibrate", "export", "systems", "reproduce"):
         assert f"## `tutelage {name}`" in reference
 
 

@@ -15,6 +15,7 @@ from tutelage.assessment.accuracy import accuracy, negative_log_likelihood, top_
 from tutelage.assessment.agreement import kl_from_teacher, prediction_fidelity
 from tutelage.assessment.calibration import (
     brier_score,
+    confidence_auroc,
     expected_calibration_error,
     maximum_calibration_error,
     reliability_curve,
@@ -57,7 +58,8 @@ def assess(
     are causal language modelling, the rest is classification. Then:
 
     * classification: accuracy, top-5 accuracy (above 5 classes), negative log-likelihood, Brier score, expected and
-      maximum calibration error, mean confidence, the reliability curve (bins without samples left out), and, with a
+      maximum calibration error, AUROC of confidence against correctness (where some predictions are right and some
+      wrong), mean confidence, the reliability curve (bins without samples left out), and, with a
       teacher, agreement, agreement on the teacher's errors, KL(teacher ‖ student), partings, and examples that only one
       gets right;
     * regression: squared and absolute error and R² (mean over outputs that vary); with a teacher the squared distance
@@ -193,6 +195,8 @@ def _classification(card: ReportCard, room: _ExamRoom, batch_size: int, num_exam
             "expected_calibration_error": expected_calibration_error(confidence, correct),
             "maximum_calibration_error": maximum_calibration_error(confidence, correct),
         }
+        if 0 < int(correct.sum()) < len(correct):
+            card.metrics["confidence_auroc"] = confidence_auroc(confidence, correct)
         if student.shape[1] > 5:
             card.metrics["top5_accuracy"] = top_k_accuracy(student, target, k=5)
         curve = reliability_curve(confidence, correct)

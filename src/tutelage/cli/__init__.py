@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from tutelage.cli import assess, cache, distill, export, reproduce, systems
+from tutelage.cli import assess, cache, calibrate, distill, export, reproduce, systems
 
 app = typer.Typer(
     name="tutelage",
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("distill")(distill.distill)
 app.command("cache")(cache.cache)
 app.command("assess")(assess.assess)
+app.command("calibrate")(calibrate.calibrate)
 app.command("export")(export.export)
 app.command("systems")(systems.systems)
 app.command("reproduce")(reproduce.reproduce)

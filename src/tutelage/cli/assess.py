@@ -19,6 +19,9 @@ def assess(
     out: Annotated[Path, typer.Option(help="The folder for `report.html` and `report.json`.")] = Path("assessment"),
     name: Annotated[str, typer.Option(help="The report's title.")] = "",
     robustness: Annotated[bool, typer.Option(help="Attack the models, which takes the longest.")] = True,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated/--raw", help="Use the calibrator beside a model, if there is one.")
+    ] = True,
     device: Annotated[str | None, typer.Option(help="Where to run; the GPU by default if there is one.")] = None,
 ) -> None:
     """Say what a saved model knows, and write a report card; with two models, say which is better and how surely.
@@ -37,6 +40,7 @@ def assess(
         title=name,
         environment=environment(),
         robustness=robustness,
+        calibrated=calibrated,
         device=device,
     )
     page = write_report(out / "report.html", report)

@@ -1,5 +1,6 @@
 """Report cards that people read: one HTML file, a table in the terminal, and the same as JSON."""
 
+from tutelage.reporting.calibration import calibrate_saved_model
 from tutelage.reporting.comparisons import compare_arms
 from tutelage.reporting.html import render_report, write_report
 from tutelage.reporting.report import ArmResult, Report, read_report
@@ -10,6 +11,7 @@ from tutelage.reporting.tables import print_report, report_table
 __all__ = [
     "ArmResult",
     "Report",
+    "calibrate_saved_model",
     "compare_arms",
     "mcnemar_comparison",
     "print_report",

@@ -138,6 +138,7 @@ _KNOWN = (
     Metric("maximum_calibration_error", "Largest calibration error", "lower", "fraction"),
     Metric("classwise_calibration_error", "Classwise calibration error", "lower", "fraction"),
     Metric("kolmogorov_smirnov_calibration_error", "KS calibration error", "lower", "fraction"),
+    Metric("confidence_auroc", "AUROC of confidence against correctness", "higher"),
     Metric("brier_score", "Brier score", "lower"),
     Metric("teacher_agreement", "Agreement with teacher", "higher", "fraction"),
     Metric("teacher_error_agreement", "Agreement where the teacher errs", None, "fraction"),

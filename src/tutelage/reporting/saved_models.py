@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage._checks import check_at_least, check_same_shape
-from tutelage.assessment import PairedComparison, assess, bootstrap_interval, clustered_comparison, paired_t_test
+from tutelage.assessment import (
+    CalibratedModel,
+    PairedComparison,
+    assess,
+    bootstrap_interval,
+    clustered_comparison,
+    load_calibrated,
+    paired_t_test,
+)
 from tutelage.assessment.evaluation_mode import device_of, evaluation_mode
 from tutelage.data.loading import load_data
 from tutelage.data.samples import Data, Samples
@@ -33,6 +41,7 @@ def report_on_saved_models(
     title: str = "",
     environment: Mapping[str, Any] | None = None,
     robustness: bool = True,
+    calibrated: bool = True,
     device: str | None = None,
 ) -> Report:
     """Assess saved models on a data set's test part, and test whether the first differs from each of the others.
@@ -45,6 +54,7 @@ def report_on_saved_models(
         title: The report's title; made from the names by default.
         environment: Goes into the report as it is.
         robustness: Whether to attack the models, which takes the longest.
+        calibrated: Whether a model is asked together with the calibrator beside it, if there is one.
         device: Where the models run and are timed; the GPU by default if there is one.
 
     Raises:
@@ -56,11 +66,15 @@ def report_on_saved_models(
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     everything = [*paths, teacher] if teacher is not None else [*paths]
     names = model_names(everything)
-    models = {name: load_model(path).to(place) for name, path in zip(names, everything, strict=True)}
+    load = load_calibrated if calibrated else load_model
+    models = {name: load(path).to(place) for name, path in zip(names, everything, strict=True)}
     taught = models.pop(names[-1]) if teacher is not None else None
     report = report_on_models(models, loaded, teacher=taught, robustness=robustness)
     if report.teacher is not None:
         report.teacher.name = names[-1]
+    for arm in report.arms:
+        model = models[arm.name]
+        arm.description = f"calibrated: {model.describe()}" if isinstance(model, CalibratedModel) else ""
     report.title = title or f"{' and '.join(models)} on {loaded.name}"
     settings = {"models": dict(zip(models, map(str, paths), strict=True)), "data": str(data)}
     settings |= {"data_options": dict(data_options)} if data_options else {}
@@ -96,7 +110,7 @@ def report_on_models(
     asked: dict[str, Any] = {"class_names": data.class_names, "robustness": robustness}
     report = Report(f"{' and '.join(models)} on {data.name}")
     for name, model in {**models, **({} if teacher is None else {"teacher": teacher})}.items():
-        _check_takes(model, data.test, name)
+        check_takes(model, data.test, name)
     if teacher is not None:
         report.teacher = assess(teacher, data.test, name="teacher", **asked)
     for name, model in models.items():
@@ -123,7 +137,7 @@ def report_on_models(
     return report
 
 
-def _check_takes(model: nn.Module, samples: Samples, name: str) -> None:
+def check_takes(model: nn.Module, samples: Samples, name: str) -> None:
     """Say which model does not take the samples, where torch would only speak of shapes."""
     batch = samples.batch(torch.zeros(1, dtype=torch.int64)).to(device_of(model))
     try:
