@@ -129,8 +129,8 @@ def robust_log_loss(
         ValueError: α not positive, fewer than two classes, a target of another shape or outside the classes, or an
             unknown reduction.
 
-    Source: Patel and Sastry, "Memorization in Deep Neural Networks: Does the Loss Function Matter?", PAKDD 2021 (the
-    formula is quoted from memory; public code that applies it to raw logits is not symmetric).
+    Source: Patel and Sastry, "Memorization in Deep Neural Networks: Does the Loss Function Matter?", PAKDD 2021, arXiv
+    2107.09957; checked against public code. That of arXiv 2112.14869 applies it to raw logits: it is not symmetric.
 
     >>> robust_log_loss(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([0]))
     tensor(0.6931)
