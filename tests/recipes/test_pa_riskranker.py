@@ -69,7 +69,7 @@ def test_tables_are_cut_into_lists_and_tested_on_random_ones_too():
 
 
 def test_shuffled_amounts_take_the_lesson_out_of_the_pairwise_loss():
-    """One market, all pairs: the money captured must fall when the amounts of training lists change places."""
+    """The order within lists must fall apart when the amounts of training lists change places."""
     scale = pa_riskranker.SCALES["quick"]
     settings = {**scale.settings, "data": {"traders": {"lists": (120, 40, 80), "list_size": 30, "fraction": 0.02}}}
     chosen = [arm for arm in pa_riskranker.ARMS if arm.name == "all pairs free"]
@@ -82,7 +82,6 @@ def test_shuffled_amounts_take_the_lesson_out_of_the_pairwise_loss():
     whole = run_recipe(recipe, "quick", jobs=1)["arms"]["all pairs free"]
     broken = run_recipe(recipe, "quick", jobs=1, breakage="shuffled")["arms"]["all pairs free"]
     assert whole["test_ndcg_10"][0] > broken["test_ndcg_10"][0] + 0.2
-    assert whole["test_captured"][0] > broken["test_captured"][0]
 
 
 def test_breakage_keeps_everything_but_the_amounts():

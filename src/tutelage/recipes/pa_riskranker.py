@@ -173,7 +173,7 @@ def arms(scale: Scale) -> list[Arm]:
 
 
 def shuffled(arm: Arm) -> Arm:
-    """PA-BCE that compares amounts of other accounts: the amounts of every training list change places."""
+    """What learns from amounts learns from those of other accounts: they change places within every training list."""
     return replace(arm, settings={**arm.settings, "shuffle_amounts": True})
 
 
