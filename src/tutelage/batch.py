@@ -12,6 +12,8 @@ from torch import Tensor
 Inputs = Tensor | dict[str, Tensor]
 """What a model is called with: one tensor (`model(inputs)`) or named tensors (`model(**inputs)`)."""
 
+_TEACHER = "teacher."
+
 
 @dataclass(slots=True)
 class Batch:
@@ -23,7 +25,9 @@ class Batch:
             aligned with the logits (`target[:, t]` is what position `t` should predict); -100 marks positions to skip.
         index: `[batch]` int64: the stable index of every sample in its data set; keys of teacher caches and of
             per-sample state. The same sample has the same index in every epoch, order and process.
-        extras: More per-sample tensors by name (sensitivities, masks, costs …), each `[batch, …]`.
+        extras: More per-sample tensors by name (sensitivities, masks, costs …), each `[batch, …]`. Those whose names
+            begin with `teacher.` are what the teacher reads in place of `inputs` (another tokenizer's ids, another
+            view).
 
     >>> batch = Batch(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), torch.arange(4))
     >>> len(batch), batch.to("cpu").target.tolist()
@@ -37,6 +41,18 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def teacher_inputs(self) -> Inputs:
+        """What a teacher is called with: the extras `teacher.NAME` by their names, or the student's inputs.
+
+        >>> ids = torch.ones(1, 3, dtype=torch.int64)
+        >>> batch = Batch({"input_ids": ids}, None, torch.arange(1), {"teacher.input_ids": ids[:, :2]})
+        >>> {name: tuple(value.shape) for name, value in batch.teacher_inputs.items()}
+        {'input_ids': (1, 2)}
+        """
+        own = {name[len(_TEACHER) :]: value for name, value in self.extras.items() if name.startswith(_TEACHER)}
+        return own or self.inputs
 
     def to(self, device: torch.device | str, **options: Any) -> Batch:
         """The same batch on another device."""

@@ -9,6 +9,7 @@ from tutelage.data.arithmetic import (
     step_is_right,
 )
 from tutelage.data.arrays import ArraySamples
+from tutelage.data.byte_level import boundary_token_mask, byte_level_tokens
 from tutelage.data.characters import ByteTokenizer, CharacterTokenizer, completion_samples, train_bpe
 from tutelage.data.corruptions import CORRUPTIONS, corrupt
 from tutelage.data.image_transforms import (
@@ -76,7 +77,9 @@ __all__ = [
     "arithmetic_reward",
     "as_samples",
     "assemble",
+    "boundary_token_mask",
     "build_image_transform",
+    "byte_level_tokens",
     "combine_sensitivity",
     "completion_samples",
     "corrupt",

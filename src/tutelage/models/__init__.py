@@ -16,13 +16,16 @@ from tutelage.models.saving import load_model, load_weights, save_model
 from tutelage.models.sizes import multiply_adds, parameter_count
 from tutelage.models.specification import BUILDERS, ModelSpecification, build_model, specification_of
 from tutelage.models.tabular import FeatureTokenizerTransformer
+from tutelage.models.token_ensemble import TokenLevelEnsemble, token_level_ensemble
 from tutelage.models.vision import convnext, resnet, swin, vit
+from tutelage.models.vocabulary_transfer import fast_vocabulary_transfer
 
 __all__ = [
     "BUILDERS",
     "FeatureTokenizerTransformer",
     "ListTransformerRanker",
     "ModelSpecification",
+    "TokenLevelEnsemble",
     "add_lora",
     "build_model",
     "call_model",
@@ -32,6 +35,7 @@ __all__ = [
     "encoder_lm",
     "example_inputs",
     "export_model",
+    "fast_vocabulary_transfer",
     "head_path",
     "load_model",
     "load_pretrained",
@@ -44,5 +48,6 @@ __all__ = [
     "save_model",
     "specification_of",
     "swin",
+    "token_level_ensemble",
     "vit",
 ]

@@ -1,5 +1,6 @@
 """Objectives: what a student is asked to minimise. Each is a pure function with an `nn.Module` twin."""
 
+from tutelage.data.byte_level import boundary_token_mask, byte_level_tokens
 from tutelage.objectives.adversarial import (
     PGDAdversarialTrainingLoss,
     SmoothAdversarialCompSumLoss,
@@ -11,6 +12,7 @@ from tutelage.objectives.adversarial import (
     smooth_adversarial_comp_sum_loss,
     trades_loss,
 )
+from tutelage.objectives.alignment import align_tokens, alignment_matrices
 from tutelage.objectives.balanced_divergence import (
     BalancedDivergence,
     balanced_divergence,
@@ -23,6 +25,7 @@ from tutelage.objectives.calibrators import (
     fit_calibrator,
     transformation_consistency_features,
 )
+from tutelage.objectives.chunk_states import chunk_hidden_state_loss
 from tutelage.objectives.classic import (
     DecoupledDistillation,
     DistDistillation,
@@ -62,6 +65,7 @@ from tutelage.objectives.coverage_sampling import (
 from tutelage.objectives.cross_entropy import (
     CrossEntropy,
 )
+from tutelage.objectives.cross_tokenizer import ApproximateLikelihoodMatching
 from tutelage.objectives.dice import (
     DiceLoss,
     SelfAdjustingDiceLoss,
@@ -86,6 +90,7 @@ from tutelage.objectives.divergences import (
     token_divergence,
     total_variation,
 )
+from tutelage.objectives.edit_distance import minimum_edit_distance_mapping
 from tutelage.objectives.focal import (
     FocalLoss,
     binary_focal_loss,
@@ -98,6 +103,7 @@ from tutelage.objectives.fusion_ratio import (
     fused_distillation_loss,
     weighted_soft_label_ratio,
 )
+from tutelage.objectives.gradient_magnitude import gradient_magnitude_weights
 from tutelage.objectives.h_consistency import (
     approximate_comp_sum_transform_inverse,
     comp_sum_conditional_risk,
@@ -136,6 +142,13 @@ from tutelage.objectives.label_distributional_robustness import (
     adaptive_ldr_temperature,
     label_distributionally_robust_loss,
     normalize_scores,
+)
+from tutelage.objectives.likelihood_matching import (
+    approximate_likelihood_matching,
+    binary_divergence,
+    boundary_log_prob,
+    chunk_log_probs,
+    merge_chunks,
 )
 from tutelage.objectives.mcmi import (
     ClassCentroids,
@@ -242,6 +255,7 @@ __all__ = [
     "CALIBRATION_LOSSES",
     "ActivePassiveLoss",
     "AdaptiveLDRLoss",
+    "ApproximateLikelihoodMatching",
     "AtomSupport",
     "BalancedDivergence",
     "CategoricalValueHead",
@@ -310,13 +324,22 @@ __all__ = [
     "active_passive_loss",
     "adaptive_label_distributionally_robust_loss",
     "adaptive_ldr_temperature",
+    "align_tokens",
+    "alignment_matrices",
     "approximate_comp_sum_transform_inverse",
     "approximate_coverage_loss",
+    "approximate_likelihood_matching",
     "balanced_divergence",
+    "binary_divergence",
     "binary_focal_loss",
+    "boundary_log_prob",
+    "boundary_token_mask",
+    "byte_level_tokens",
     "c51_loss",
     "categorical_expectation",
     "categorical_projection",
+    "chunk_hidden_state_loss",
+    "chunk_log_probs",
     "comp_sum_conditional_risk",
     "comp_sum_loss",
     "comp_sum_min_conditional_risk",
@@ -339,6 +362,7 @@ __all__ = [
     "forward_kl",
     "fused_distillation_loss",
     "generalized_cross_entropy",
+    "gradient_magnitude_weights",
     "h_consistency_bound",
     "hl_gauss_loss",
     "hl_gauss_target",
@@ -355,8 +379,10 @@ __all__ = [
     "margin_vector",
     "mcmi_loss",
     "mean_absolute_error_loss",
+    "merge_chunks",
     "minimizability_gap",
     "minimizability_gap_upper_bound",
+    "minimum_edit_distance_mapping",
     "normalize_scores",
     "online_hard_example_mask",
     "pairwise_l1_distance",

@@ -42,11 +42,14 @@ class FrozenTeacher(TeacherModule):
         self._observed = ObservedModel(model, embedding=embedding, taps=self.taps)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The model's outputs for a batch on the model's device: logits `[batch, classes]` and what was asked for."""
+        """The model's outputs for a batch on the model's device: logits `[batch, classes]` and what was asked for.
+
+        It reads the batch's `teacher_inputs`: the student's inputs, unless the batch holds others for the teacher.
+        """
         if any(module.training for module in self.model.modules()):
             self.model.eval()
         with torch.no_grad():
-            return self._observed(batch.inputs)
+            return self._observed(batch.teacher_inputs)
 
     def fingerprint(self) -> str:
         """The hash of the model's weights and architecture; what is observed of it does not count."""
