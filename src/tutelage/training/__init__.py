@@ -15,6 +15,7 @@ from tutelage.training.responses import Responses, generate_responses, response_
 from tutelage.training.settings import EarlyStopping, TrainingSettings
 from tutelage.training.teacher_fine_tuning import MCMIFineTuning, fine_tune_teacher
 from tutelage.training.trainer import NonFiniteLoss, Trainer
+from tutelage.training.trl import use_objectives
 
 __all__ = [
     "AdversarialDistillation",
@@ -45,4 +46,5 @@ __all__ = [
     "lookahead_hypergradient",
     "response_batch",
     "save_checkpoint",
+    "use_objectives",
 ]
