@@ -32,6 +32,8 @@ class Outputs:
         features: Tapped activations by name.
         hidden: `[batch, time, width]`; together with `head` it stands for logits that are never built (fused losses).
         head: `[vocabulary, width]`, the weight of the output layer.
+        head_bias: `[vocabulary]`, its bias, where it has one.
+        head_softcap: κ of κ·tanh(logit / κ), where logits are capped (Gemma 2).
         top: The likeliest classes `[batch, …, k]`, in place of logits that nobody keeps (a teacher read from disk, or
             one that is served and tells no more).
 
@@ -45,6 +47,8 @@ class Outputs:
     features: dict[str, Tensor] = field(default_factory=dict)
     hidden: Tensor | None = None
     head: Tensor | None = None
+    head_bias: Tensor | None = None
+    head_softcap: float | None = None
     top: TopClasses | None = None
 
     def detach(self) -> Outputs:
@@ -60,7 +64,7 @@ class Outputs:
         changed: dict[str, Tensor] = {
             part.name: change(value)
             for part in fields(self)
-            if part.name not in ("features", "top") and (value := getattr(self, part.name)) is not None
+            if part.name not in ("features", "top", "head_softcap") and (value := getattr(self, part.name)) is not None
         }
         top = None if self.top is None else TopClasses(*map(change, self.top))
         features = {name: change(value) for name, value in self.features.items()}

@@ -108,8 +108,6 @@ def test_skipped_positions_do_not_count() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(ValueError, match="rest"):
-        TopKForwardKL(rest="drop")
     batch = Batch(torch.zeros(2, 3), None, torch.arange(2))
     with pytest.raises(ValueError, match=r"teacher\.top"):
         TopKForwardKL()(Outputs(logits=torch.zeros(2, 4)), Outputs(logits=torch.zeros(2, 4)), batch)

@@ -8,6 +8,7 @@ from torch import nn
 
 from tutelage.batch import Inputs
 from tutelage.features.taps import FeatureTaps
+from tutelage.models.body import call_body, logits_of
 from tutelage.models.call import call_model, head_path
 from tutelage.outputs import Outputs
 
@@ -23,6 +24,9 @@ class ObservedModel:
         model: The model to call.
         embedding: Give `Outputs.embedding`: what the head reads (see `tutelage.models.head_path`).
         taps: Give `Outputs.features`: module paths by feature name (see `FeatureTaps`).
+        hidden: Give `Outputs.hidden` and `Outputs.head` of a causal language model (see `call_body`) and, unless
+            `logits` are wanted too, never build its logits.
+        logits: With `hidden`, compute the logits as well.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))
@@ -31,8 +35,17 @@ class ObservedModel:
     ((5, 4), (5, 3), (5, 3))
     """
 
-    def __init__(self, model: nn.Module, *, embedding: bool = False, taps: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        embedding: bool = False,
+        taps: Mapping[str, str] | None = None,
+        hidden: bool = False,
+        logits: bool = True,
+    ) -> None:
         self.model = model
+        self._hidden, self._logits = hidden, logits
         places = dict(taps or {})
         if embedding:
             places[_EMBEDDING] = f"{head_path(model)}:input"
@@ -41,13 +54,21 @@ class ObservedModel:
     def __call__(self, inputs: Inputs) -> Outputs:
         """The model's outputs for one batch of inputs, with the graph that made them."""
         if self._taps is None:
-            return call_model(self.model, inputs)
+            return self._call(inputs)
         with self._taps:
-            outputs = call_model(self.model, inputs)
+            outputs = self._call(inputs)
         features = self._taps.features
         self._taps.features = {}  # the graph of this batch is the caller's now
         embedding = features.pop(_EMBEDDING, None)
         if outputs.embedding is None:
             outputs.embedding = embedding
         outputs.features = {**outputs.features, **features}
+        return outputs
+
+    def _call(self, inputs: Inputs) -> Outputs:
+        if not self._hidden:
+            return call_model(self.model, inputs)
+        outputs = call_body(self.model, inputs)
+        if self._logits and outputs.logits is None:
+            outputs.logits = logits_of(outputs)
         return outputs

@@ -150,6 +150,7 @@ from tutelage.objectives.likelihood_matching import (
     chunk_log_probs,
     merge_chunks,
 )
+from tutelage.objectives.linear import LinearCrossEntropy, LinearDistillation, LinearTopKForwardKL
 from tutelage.objectives.mcmi import (
     ClassCentroids,
     MCMILoss,
@@ -284,8 +285,11 @@ __all__ = [
     "KnowledgeDistillation",
     "LabelDistributionallyRobustLoss",
     "LambdaLoss",
+    "LinearCrossEntropy",
+    "LinearDistillation",
     "LinearRamp",
     "LinearTemperatureAnnealing",
+    "LinearTopKForwardKL",
     "ListwiseSoftmaxLoss",
     "LogitMSE",
     "MCMILoss",

@@ -59,23 +59,21 @@ def top_k_forward_kl(
     >>> top_k_forward_kl(torch.tensor([[0.4, 0.4, 0.2]]).log(), log_probs, classes)
     tensor(0.1838)
     """
-    check_option(rest, "rest", ("bucket", "ignore"))
+    check_rest(rest)
     check_option(reduction, "reduction", ("mean", "sum", "none"))
     check_same_shape(teacher_log_probs, teacher_classes, "teacher_log_probs", "teacher_classes")
     check_same_shape(
         student_logits[..., 0], teacher_log_probs[..., 0], "student_logits[..., 0]", "teacher_log_probs[..., 0]"
     )
     logits = at_least_float32(student_logits)
-    known = teacher_log_probs.detach().to(logits.dtype)
-    student = logits.gather(-1, teacher_classes) - logits.logsumexp(dim=-1, keepdim=True)
-    values = _expected_gap(known, student).sum(dim=-1)
-    if rest == "bucket":
-        if teacher_log_rest is None:
-            teacher_log_rest = _log_of_the_rest(known)
-        others = logits.scatter(-1, teacher_classes, -torch.inf)
-        if teacher_classes.shape[-1] < logits.shape[-1]:
-            student_rest = others.logsumexp(dim=-1) - logits.logsumexp(dim=-1)
-            values = values + _expected_gap(teacher_log_rest.detach().to(logits.dtype), student_rest)
+    total = logits.logsumexp(dim=-1, keepdim=True)
+    student = logits.gather(-1, teacher_classes) - total
+    known = teacher_log_probs.to(logits.dtype)
+    log_rest = _log_of_the_rest(known) if teacher_log_rest is None else teacher_log_rest.to(logits.dtype)
+    student_rest = None
+    if rest == "bucket" and teacher_classes.shape[-1] < logits.shape[-1]:
+        student_rest = logits.scatter(-1, teacher_classes, -torch.inf).logsumexp(dim=-1) - total.squeeze(-1)
+    values = k_and_one_divergence(known, log_rest, student, student_rest)
     if reduction == "none":
         return values
     return values.sum() if reduction == "sum" else mean_over_positions(values)
@@ -97,7 +95,7 @@ class TopKForwardKL(Objective):
 
     def __init__(self, *, rest: Rest = "bucket") -> None:
         super().__init__()
-        check_option(rest, "rest", ("bucket", "ignore"))
+        check_rest(rest)
         self.rest: Rest = rest
 
     def extra_repr(self) -> str:
@@ -111,6 +109,26 @@ class TopKForwardKL(Objective):
             target, student_logits, log_probs, classes, log_rest.unsqueeze(-1)
         )
         return top_k_forward_kl(student, log_probs, classes, log_rest.squeeze(-1), rest=self.rest)
+
+
+def check_rest(rest: str) -> None:
+    """Raise `ValueError` unless `rest` is a way to treat the classes that are not told."""
+    check_option(rest, "rest", ("bucket", "ignore"))
+
+
+def k_and_one_divergence(
+    teacher: Tensor, teacher_rest: Tensor | None, student: Tensor, student_rest: Tensor | None
+) -> Tensor:
+    """Σ p (log p − log q) over `[…, k]` known classes, and over the rest `[…]` where both sides give one.
+
+    >>> half = torch.tensor([0.5]).log()
+    >>> k_and_one_divergence(half, half[0], torch.tensor([0.25]).log(), torch.tensor(0.75).log())
+    tensor(0.1438)
+    """
+    values = _expected_gap(teacher.detach(), student).sum(dim=-1)
+    if teacher_rest is None or student_rest is None:
+        return values
+    return values + _expected_gap(teacher_rest.detach(), student_rest)
 
 
 def _expected_gap(log_p: Tensor, log_q: Tensor) -> Tensor:

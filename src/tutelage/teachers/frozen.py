@@ -25,6 +25,8 @@ class FrozenTeacher(TeacherModule):
         model: Anything that `tutelage.models.call_model` can call.
         embedding: Also give `Outputs.embedding`, what the head reads.
         taps: Also give `Outputs.features`: module paths by feature name (see `tutelage.features.FeatureTaps`).
+        hidden: Give `Outputs.hidden` and `Outputs.head` of a causal language model.
+        logits: With `hidden`, give the logits as well; otherwise they are never built.
 
     Raises:
         ValueError: A tap's path does not exist.
@@ -35,11 +37,19 @@ class FrozenTeacher(TeacherModule):
     (torch.Size([5, 3]), torch.Size([5, 4]), False, False)
     """
 
-    def __init__(self, model: nn.Module, *, embedding: bool = False, taps: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        embedding: bool = False,
+        taps: Mapping[str, str] | None = None,
+        hidden: bool = False,
+        logits: bool = True,
+    ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.taps = dict(taps or {})
-        self._observed = ObservedModel(model, embedding=embedding, taps=self.taps)
+        self._observed = ObservedModel(model, embedding=embedding, taps=self.taps, hidden=hidden, logits=logits)
 
     def forward(self, batch: Batch) -> Outputs:
         """The model's outputs for a batch on the model's device: logits `[batch, classes]` and what was asked for.

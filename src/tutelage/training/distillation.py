@@ -74,7 +74,13 @@ class Distillation(BaseMethod):
             raise ValueError(f"Expected a teacher, since objective `{reader}` reads one, but got None.")
         self.teacher: Teacher | None = self._observed_teacher(teacher)
         self._asks_teacher = needs_teacher
-        self._student = ObservedModel(student, embedding=self._reads("student.embedding"), taps=self._taps("student"))
+        self._student = ObservedModel(
+            student,
+            embedding=self._reads("student.embedding"),
+            taps=self._taps("student"),
+            hidden=self._reads("student.hidden"),
+            logits=self._reads("student.logits"),
+        )
         self._terms = [(name, term.objective) for name, term in self.terms.items()]
         self._weights: list[float] = []
         self.advance(Progress(step=0, total_steps=1, steps_per_epoch=1))
@@ -149,7 +155,13 @@ class Distillation(BaseMethod):
 
     def _observed_teacher(self, teacher: Teacher | nn.Module | None) -> Teacher | None:
         if isinstance(teacher, nn.Module) and not isinstance(teacher, TeacherModule):
-            return FrozenTeacher(teacher, embedding=self._reads("teacher.embedding"), taps=self._taps("teacher"))
+            return FrozenTeacher(
+                teacher,
+                embedding=self._reads("teacher.embedding"),
+                taps=self._taps("teacher"),
+                hidden=self._reads("teacher.hidden"),
+                logits=self._reads("teacher.logits"),
+            )
         if type(teacher) is CachedTeacher:
             return CachedTeacher(teacher.cache, dense=self._reads("teacher.logits"))
         return teacher

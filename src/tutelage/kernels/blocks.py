@@ -1,0 +1,53 @@
+"""How large a tile is: enough tokens to keep matrix products fast, few enough to keep memory small."""
+
+from __future__ import annotations
+
+import torch
+
+COLUMNS = 2048
+"""Vocabulary entries of a tile on a CPU: with 128 to 256 tokens a tile fits the second-level caches of two cores."""
+
+_SHARE = 9  # a fused buffer takes at most a ninth of the logits, below the eighth that is promised
+
+
+def choose_blocks(
+    block_size: tuple[int, int] | None, tokens: int, vocabulary: int, device: torch.device, *, buffers: int = 0
+) -> tuple[int, int]:
+    """Tokens and vocabulary entries of a tile.
+
+    Args:
+        block_size: What the caller asks for; it is only cut to the size of the problem.
+        tokens: Rows of hidden states.
+        vocabulary: Rows of the head.
+        device: A CPU wants tiles that fit its caches, an accelerator large ones.
+        buffers: How many `[tokens of a tile, vocabulary]` buffers there will be; 0 when only single tiles are held.
+
+    Returns:
+        At least one token and one column.
+
+    >>> choose_blocks(None, 2048, 65536, torch.device("cpu"), buffers=1)
+    (208, 2048)
+    >>> choose_blocks((64, 100), 10, 50, torch.device("cpu"))
+    (10, 50)
+    """
+    if block_size is not None:
+        rows, columns = block_size
+    else:
+        on_cpu = device.type == "cpu"
+        columns = COLUMNS if on_cpu else 8192
+        rows = 256 if on_cpu else 2048
+        if buffers:
+            rows = max(32, min(rows, tokens // (_SHARE * buffers)))
+            count = -(-tokens // rows)
+            rows = -(-tokens // count) if count else rows  # equal blocks, ...
+            rows = -(-rows // 16) * 16  # ... of a size that matrix products like
+    return max(1, min(rows, tokens)), max(1, min(columns, vocabulary))
+
+
+def row_blocks(count: int, rows: int) -> list[tuple[int, int]]:
+    """First and end of every block of at most `rows` rows.
+
+    >>> row_blocks(5, 2)
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    return [(start, min(start + rows, count)) for start in range(0, count, rows)]
