@@ -30,6 +30,7 @@ ROOMS = {
     "tutelage.assessment": "Assessment",
     "tutelage.data": "Data",
     "tutelage.models": "Models",
+    "tutelage.kernels": "Kernels",
     "tutelage.reporting": "Reporting",
     "tutelage.reproduction": "Reproduction",
 }

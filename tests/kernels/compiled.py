@@ -40,5 +40,6 @@ def check(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     torch.testing.assert_close(mine, theirs)
 
 
-for loss in (fused, recompute, distillation):
-    check(loss)
+if __name__ == "__main__":
+    for loss in (fused, recompute, distillation):
+        check(loss)

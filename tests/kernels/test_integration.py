@@ -60,7 +60,7 @@ def test_operators_keep_their_contracts() -> None:
             None,
             None,
             "jsd",
-            [0.5, 2.0, 1.0, 0.5],
+            numbers,
             True,
             all_three,
             None,

@@ -39,7 +39,8 @@ def row_values(
     wide, device = compute_dtype(hidden.dtype), hidden.device
     tokens = len(hidden)
     largest = torch.full((tokens,), torch.finfo(wide).min, dtype=wide, device=device)
-    total, target_logit = torch.zeros(2, tokens, dtype=wide, device=device)
+    total = torch.zeros(tokens, dtype=wide, device=device)
+    target_logit = torch.zeros_like(total)
     logit_sum = torch.zeros(tokens if with_sum else 0, dtype=wide, device=device)
     buffer = torch.empty(rows * columns, dtype=wide, device=device)
     spans = head.spans(columns)
