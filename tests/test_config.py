@@ -124,7 +124,7 @@ def test_an_objective_that_does_not_exist_or_fit_is_one_line() -> None:
     [
         (
             "mutaul",
-            r"to be one of 'adversarial', 'distillation', 'generalized_kd', 'mutual' or .*'mutaul' \(did you mean 'mutual'\?\)",
+            r"to be one of 'adversarial', 'distillation', 'generalized_kd', 'gradient_balanced', 'mutual' or .*'mutaul' \(did you mean 'mutual'\?\)",
         ),
         ({"name": "mutual", "arguments": {"nu": 2}}, "Expected the arguments of 'mutual' to fit it, but: .*'nu'"),
     ],

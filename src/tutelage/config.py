@@ -20,7 +20,14 @@ from tutelage.models.specification import ModelSpecification
 from tutelage.objectives import Constant, CosineRamp, LinearRamp, Objective, Schedule, registered_objectives
 from tutelage.registry import resolve
 from tutelage.teacher_settings import TeacherSettings
-from tutelage.training import AdversarialDistillation, Distillation, GeneralizedKD, Method, MutualDistillation
+from tutelage.training import (
+    AdversarialDistillation,
+    Distillation,
+    GeneralizedKD,
+    GradientBalancedDistillation,
+    Method,
+    MutualDistillation,
+)
 from tutelage.training.distillation import Objectives, Weighted
 from tutelage.training.settings import StrictModel, TrainingSettings
 
@@ -94,7 +101,8 @@ class MethodSettings(StrictModel):
     name: str = Field(
         "distillation",
         description="distillation, adversarial (inputs are attacked first), generalized_kd (a language model learns "
-        "from its own responses), mutual (teachers of kind `online` learn with the student), or `module:attribute`.",
+        "from its own responses), gradient_balanced (every objective pulls equally hard), mutual (teachers of kind "
+        "`online` learn with the student), or `module:attribute`.",
     )
     arguments: dict[str, Any] = Field(
         {}, description="What it is made with besides teacher, student and objectives, such as `teacher_objectives`."
@@ -155,6 +163,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "adversarial": AdversarialDistillation,
     "distillation": Distillation,
     "generalized_kd": GeneralizedKD,
+    "gradient_balanced": GradientBalancedDistillation,
     "mutual": mutual,
 }
 
@@ -238,7 +247,7 @@ class DistillConfig(StrictModel):
             raise ValueError("the signals of an `online` teacher change as it learns and can not be cached")
         if self.method.name == "mutual" and not self.online:
             raise ValueError("the method `mutual` needs a teacher that learns with the student: set its `kind: online`")
-        if self.method.name in ("distillation", "adversarial", "generalized_kd") and self.online:
+        if self.method.name in ("distillation", "adversarial", "generalized_kd", "gradient_balanced") and self.online:
             raise ValueError("an `online` teacher needs a method that teaches it, such as `method: mutual`")
         return self
 

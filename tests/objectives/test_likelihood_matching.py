@@ -329,3 +329,42 @@ def test_an_ensemble_is_the_mean_of_its_members() -> None:
     torch.testing.assert_close(geometric.exp(), expected / expected.sum(dim=-1, keepdim=True))
     with pytest.raises(ValueError, match="at least one model"):
         token_level_ensemble([])
+
+
+def test_bytes_on_both_sides_are_compared_byte_by_byte() -> None:
+    objective = ApproximateLikelihoodMatching(
+        ByteTokenizer(), ByteTokenizer(), debias=False, merge_threshold=0.0, temperature=2.0
+    )
+    batch = objective.collate(["né!", "a"])
+    assert isinstance(batch.inputs, dict)
+    ids = batch.inputs["input_ids"]
+    student, teacher = torch.randn(2, *ids.shape, 259, dtype=torch.float64)
+    told = [
+        logits[:, :-1].log_softmax(dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)[ids[:, 1:] != 0]
+        for logits in (teacher, student)
+    ]
+    expected = binary_divergence(told[0], told[1], kind="cross_entropy", temperature=2.0).mean()
+    loss = objective(
+        student,
+        teacher,
+        batch.inputs,
+        batch.teacher_inputs,
+        batch.extras["student_chunk"],
+        batch.extras["teacher_chunk"],
+    )
+    torch.testing.assert_close(loss, expected)
+
+
+def test_samples_are_collated_once() -> None:
+    objective = ApproximateLikelihoodMatching(train_bpe(TEXTS, 290), ByteTokenizer())
+    samples = objective.samples(TEXTS)
+    rows = torch.tensor([4, 1])
+    batch, alone = samples.batch(rows), objective.collate([TEXTS[4], TEXTS[1]])
+    assert batch.index.tolist() == [4, 1]
+    assert isinstance(batch.inputs, dict)
+    assert isinstance(alone.inputs, dict)
+    length = alone.inputs["input_ids"].shape[1]
+    assert torch.equal(batch.inputs["input_ids"][:, :length], alone.inputs["input_ids"])
+    assert not bool(batch.inputs["attention_mask"][:, length:].any())
+    length = alone.extras["teacher_chunk"].shape[1]
+    assert torch.equal(batch.extras["teacher_chunk"][:, :length], alone.extras["teacher_chunk"])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from tutelage.models.byte_expansion import ByteInputExpansion, LongestTokens, expand_byte_inputs
 from tutelage.models.call import call_model, head_path
 from tutelage.models.export import example_inputs, export_model
 from tutelage.models.language import causal_lm, encoder_lm
@@ -13,17 +14,20 @@ from tutelage.models.lora import add_lora, merge_lora
 from tutelage.models.plain import convnet, mlp
 from tutelage.models.pretrained import load_pretrained
 from tutelage.models.saving import load_model, load_weights, save_model
+from tutelage.models.sentence_encoder import sentence_embeddings
 from tutelage.models.sizes import multiply_adds, parameter_count
 from tutelage.models.specification import BUILDERS, ModelSpecification, build_model, specification_of
 from tutelage.models.tabular import FeatureTokenizerTransformer
 from tutelage.models.token_ensemble import TokenLevelEnsemble, token_level_ensemble
 from tutelage.models.vision import convnext, resnet, swin, vit
-from tutelage.models.vocabulary_transfer import fast_vocabulary_transfer
+from tutelage.models.vocabulary_transfer import fast_vocabulary_transfer, transfer_vocabulary
 
 __all__ = [
     "BUILDERS",
+    "ByteInputExpansion",
     "FeatureTokenizerTransformer",
     "ListTransformerRanker",
+    "LongestTokens",
     "ModelSpecification",
     "TokenLevelEnsemble",
     "add_lora",
@@ -34,6 +38,7 @@ __all__ = [
     "convnext",
     "encoder_lm",
     "example_inputs",
+    "expand_byte_inputs",
     "export_model",
     "fast_vocabulary_transfer",
     "head_path",
@@ -46,8 +51,10 @@ __all__ = [
     "parameter_count",
     "resnet",
     "save_model",
+    "sentence_embeddings",
     "specification_of",
     "swin",
     "token_level_ensemble",
+    "transfer_vocabulary",
     "vit",
 ]

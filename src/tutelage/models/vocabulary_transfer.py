@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage._checks import check_floating
 
@@ -74,3 +74,44 @@ def _pieces(spelled: bytes, known: dict[bytes, int], longest: int) -> list[int]:
         else:
             return []
     return pieces
+
+
+def transfer_vocabulary(
+    model: Any, old_tokenizer: Any, new_tokenizer: Any, *, generator: torch.Generator | None = None
+) -> Any:
+    """Give a `transformers` language model another tokenizer's vocabulary, in place.
+
+    Input and output tables are made by `fast_vocabulary_transfer`, everything else stays as it is. A model whose tables
+    are tied stays tied.
+
+    Args:
+        model: A causal language model that was trained with `old_tokenizer`.
+        old_tokenizer: See `tutelage.data.byte_level_tokens`.
+        new_tokenizer: Likewise.
+        generator: Where chance comes from.
+
+    Returns:
+        The model, with as many logits as the new tokenizer has tokens.
+
+    >>> from tutelage.data import ByteTokenizer, CharacterTokenizer
+    >>> from tutelage.models import causal_lm
+    >>> model = transfer_vocabulary(causal_lm(259, hidden_size=8), ByteTokenizer(), CharacterTokenizer("aé"))
+    >>> model(torch.tensor([[1, 3, 4]])).logits.shape, model.config.vocab_size
+    (torch.Size([1, 3, 5]), 5)
+    """
+    before, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    table = fast_vocabulary_transfer(old_tokenizer, new_tokenizer, before, generator=generator)
+    embedding = nn.Embedding(len(table), table.shape[1], _weight=table)
+    output = nn.Linear(table.shape[1], len(table), bias=head.bias is not None)
+    if head.weight is before:
+        output.weight = embedding.weight
+    else:
+        made = fast_vocabulary_transfer(old_tokenizer, new_tokenizer, head.weight, generator=generator)
+        output.weight = nn.Parameter(made)
+    if head.bias is not None:
+        bias = fast_vocabulary_transfer(old_tokenizer, new_tokenizer, head.bias.unsqueeze(1), generator=generator)
+        output.bias = nn.Parameter(bias.squeeze(1))
+    model.set_input_embeddings(embedding)
+    model.set_output_embeddings(output)
+    model.config.vocab_size = len(table)
+    return model

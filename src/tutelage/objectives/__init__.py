@@ -12,6 +12,11 @@ from tutelage.objectives.adversarial import (
     smooth_adversarial_comp_sum_loss,
     trades_loss,
 )
+from tutelage.objectives.aligned_logits import (
+    AlignedUniversalLogitDistance,
+    MinimumEditDistanceDistillation,
+    aligned_predictions,
+)
 from tutelage.objectives.alignment import align_tokens, alignment_matrices
 from tutelage.objectives.balanced_divergence import (
     BalancedDivergence,
@@ -25,7 +30,7 @@ from tutelage.objectives.calibrators import (
     fit_calibrator,
     transformation_consistency_features,
 )
-from tutelage.objectives.chunk_states import chunk_hidden_state_loss
+from tutelage.objectives.chunk_states import ChunkHiddenStates, chunk_hidden_state_loss
 from tutelage.objectives.classic import (
     DecoupledDistillation,
     DistDistillation,
@@ -213,6 +218,8 @@ from tutelage.objectives.schedules import (
     Schedule,
 )
 from tutelage.objectives.sequences import (
+    perturb_logits,
+    sequence_level_kd,
     sequence_log_prob,
     token_entropy,
     token_log_probs,
@@ -256,10 +263,12 @@ __all__ = [
     "CALIBRATION_LOSSES",
     "ActivePassiveLoss",
     "AdaptiveLDRLoss",
+    "AlignedUniversalLogitDistance",
     "ApproximateLikelihoodMatching",
     "AtomSupport",
     "BalancedDivergence",
     "CategoricalValueHead",
+    "ChunkHiddenStates",
     "ClassCentroids",
     "CompSumLoss",
     "Constant",
@@ -295,6 +304,7 @@ __all__ = [
     "MCMILoss",
     "MeanAbsoluteErrorLoss",
     "MeanSquaredError",
+    "MinimumEditDistanceDistillation",
     "Objective",
     "PGDAdversarialTrainingLoss",
     "PlackettLuceDistillation",
@@ -329,6 +339,7 @@ __all__ = [
     "adaptive_label_distributionally_robust_loss",
     "adaptive_ldr_temperature",
     "align_tokens",
+    "aligned_predictions",
     "alignment_matrices",
     "approximate_comp_sum_transform_inverse",
     "approximate_coverage_loss",
@@ -391,6 +402,7 @@ __all__ = [
     "online_hard_example_mask",
     "pairwise_l1_distance",
     "perturb_distribution",
+    "perturb_logits",
     "pgd_adversarial_training_loss",
     "plackett_luce_distillation",
     "plackett_luce_log_likelihood",
@@ -404,6 +416,7 @@ __all__ = [
     "rho_margin_loss",
     "robust_log_loss",
     "self_adjusting_dice_loss",
+    "sequence_level_kd",
     "sequence_log_prob",
     "sinkhorn_distance",
     "sinkhorn_distillation",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from tutelage.batch import Batch
+from tutelage.objectives.objective import Objective
+from tutelage.outputs import Outputs
 
 
 def chunk_hidden_state_loss(
@@ -58,3 +62,44 @@ def _last_states(hidden: Tensor, chunks: Tensor) -> Tensor:
     positions = torch.arange(hidden.shape[1], device=hidden.device)[:, None]
     last = torch.where(chunks, positions, 0).amax(dim=1)
     return hidden.gather(1, last.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+
+class ChunkHiddenStates(Objective):
+    """Mean `chunk_hidden_state_loss` between what the heads of student and teacher read.
+
+    Reads batches that `ApproximateLikelihoodMatching.collate` makes. States of unlike widths are joined by a projection
+    that learns; for equal widths it is the identity.
+
+    >>> states, chunk = torch.randn(1, 3, 4), torch.tensor([[0, 1, 1]])
+    >>> ChunkHiddenStates()(states, states, chunk, chunk)
+    tensor(0.)
+    """
+
+    reads = (
+        "student.embedding",
+        "teacher.embedding",
+        "batch.extras.student_chunk",
+        "batch.extras.teacher_chunk",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection: nn.Parameter | None = None
+
+    def build(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
+        """Make the projection where the widths differ."""
+        assert student.embedding is not None
+        assert teacher is not None
+        assert teacher.embedding is not None
+        narrow, wide = student.embedding.shape[-1], teacher.embedding.shape[-1]
+        if narrow != wide and self.projection is None:
+            self.projection = nn.Parameter(nn.init.orthogonal_(torch.empty(wide, narrow)))
+
+    def loss(
+        self, student_hidden: Tensor, teacher_hidden: Tensor, student_chunk: Tensor, teacher_chunk: Tensor
+    ) -> Tensor:
+        """The mean over channels and chunks."""
+        count = int(torch.maximum(student_chunk.max(), teacher_chunk.max())) + 1
+        columns = torch.arange(max(count, 1), device=student_chunk.device)
+        chunks = (student_chunk.unsqueeze(-1) == columns, teacher_chunk.unsqueeze(-1) == columns)
+        return chunk_hidden_state_loss(student_hidden, teacher_hidden, *chunks, projection=self.projection)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tutelage._checks import check_at_least, check_option, check_positive
 from tutelage.batch import Batch, Inputs
+from tutelage.data.arrays import ArraySamples
 from tutelage.data.byte_level import boundary_token_mask, byte_level_tokens, special_roles
 from tutelage.objectives.alignment import align_tokens, chunk_numbers
 from tutelage.objectives.likelihood_matching import _KINDS, BinaryKind, approximate_likelihood_matching
@@ -150,6 +151,16 @@ class ApproximateLikelihoodMatching(Objective, name="alm"):
                 "teacher_chunk": _padded(teacher_chunk, -1)[0],
             },
         )
+
+    def samples(self, texts: Sequence[str], *, max_length: int | None = None) -> ArraySamples:
+        """All texts, tokenized and aligned once: samples to train on, whose batches are gathers.
+
+        Args:
+            texts: The texts; all are padded to the longest.
+            max_length: The most student tokens of a text.
+        """
+        whole = self.collate(texts, max_length=max_length)
+        return ArraySamples(whole.inputs, whole.target, extras=whole.extras)
 
     def _aligned(self, text: str, max_length: int | None) -> tuple[list[int], list[int], list[int], list[int]]:
         student, teacher = _framed(self.student_tokenizer, text), _framed(self.teacher_tokenizer, text)

@@ -6,6 +6,7 @@ from tutelage.training.checkpoints import Checkpoint, load_checkpoint, load_late
 from tutelage.training.distillation import Distillation, Weighted
 from tutelage.training.evaluation import evaluate_model
 from tutelage.training.generalized import GeneralizedKD
+from tutelage.training.gradient_balanced import GradientBalancedDistillation
 from tutelage.training.interruption import Interrupted
 from tutelage.training.method import BaseMethod, Method, Stateful
 from tutelage.training.monitors import Monitor, ProgressMonitor
@@ -25,6 +26,7 @@ __all__ = [
     "Distillation",
     "EarlyStopping",
     "GeneralizedKD",
+    "GradientBalancedDistillation",
     "Interrupted",
     "MCMIFineTuning",
     "Method",
