@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tutelage.objectives import sequence_log_prob, token_entropy, token_log_probs
+from tutelage.objectives import perturb_logits, sequence_level_kd, sequence_log_prob, token_entropy, token_log_probs
 
 
 def test_token_log_probs_are_those_of_the_softmax() -> None:
@@ -72,3 +72,26 @@ def test_entropy() -> None:
 def test_bad_target(wrong) -> None:
     with pytest.raises((ValueError, TypeError)):
         sequence_log_prob(torch.zeros(1, 2, 4), wrong)
+
+
+def test_sequence_level_distillation_is_cross_entropy_on_the_teachers_tokens() -> None:
+    logits = torch.randn(2, 4, 7, dtype=torch.float64, requires_grad=True)
+    tokens, mask = torch.randint(7, (2, 4)), torch.tensor([[0, 1, 1, 1], [0, 0, 1, 0]])
+    kept = mask.bool()
+    expected = torch.nn.functional.cross_entropy(logits[kept], tokens[kept])
+    torch.testing.assert_close(sequence_level_kd(logits, tokens, mask), expected)
+    assert torch.autograd.gradcheck(lambda value: sequence_level_kd(value, tokens, mask), (logits,))
+    assert sequence_level_kd(logits, tokens, mask * 0).item() == 0
+    with pytest.raises(ValueError, match="`mask`"):
+        sequence_level_kd(logits, tokens, mask[:, :2])
+
+
+def test_perturbed_logits_have_the_noise_asked_for() -> None:
+    logits = torch.randn(200, 50)
+    noise = perturb_logits(logits, 2.0, torch.Generator().manual_seed(0)) - logits
+    assert noise.std().item() == pytest.approx(2.0, rel=0.03)
+    again = perturb_logits(logits, 2.0, torch.Generator().manual_seed(0)) - logits
+    assert torch.equal(noise, again)
+    assert perturb_logits(logits, 0.0) is logits
+    with pytest.raises(ValueError, match="`sigma`"):
+        perturb_logits(logits, -1.0)

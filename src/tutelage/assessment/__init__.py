@@ -57,6 +57,7 @@ from tutelage.assessment.f1 import (
     span_f1,
     spans_from_tags,
 )
+from tutelage.assessment.improvements import ImprovementTable, generalization_fidelity_report, holm_over_tasks
 from tutelage.assessment.latency import LatencyDistribution, latency_distribution
 from tutelage.assessment.mutual_information import conditional_mutual_information
 from tutelage.assessment.probes import knn_probe, linear_probe
@@ -67,6 +68,7 @@ from tutelage.assessment.ranking import (
     ndcg_at_k,
     top_fraction_decision,
 )
+from tutelage.assessment.rationales import rationale_fidelity
 from tutelage.assessment.recall import per_class_recall, zero_shot_recall
 from tutelage.assessment.report_card import ReportCard
 from tutelage.assessment.robustness import (
@@ -97,6 +99,7 @@ __all__ = [
     "Canary",
     "CandidateTree",
     "Fidelity",
+    "ImprovementTable",
     "Interval",
     "LatencyDistribution",
     "PairedComparison",
@@ -128,8 +131,10 @@ __all__ = [
     "exposure_from_scores",
     "fgsm_attack",
     "fleiss_kappa",
+    "generalization_fidelity_report",
     "greedy_confidence",
     "holm_correction",
+    "holm_over_tasks",
     "insert_canaries",
     "knn_probe",
     "kolmogorov_smirnov_calibration_error",
@@ -152,6 +157,7 @@ __all__ = [
     "projected_gradient_ascent",
     "quadratic_weighted_kappa",
     "rank_agreement",
+    "rationale_fidelity",
     "reliability_curve",
     "robust_accuracy_curve",
     "save_calibrator",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tutelage._checks import check_positive, check_target
+from tutelage._checks import check_non_negative, check_positive, check_target
 from tutelage.objectives.divergences import predictive_entropy
 from tutelage.objectives.positions import IGNORE_INDEX
 from tutelage.objectives.precision import at_least_float32
@@ -102,3 +103,56 @@ def token_entropy(logits: Float[Tensor, "*positions vocabulary"], *, temperature
     tensor([[1.3863, 1.3863]])
     """
     return predictive_entropy(logits, temperature=temperature)
+
+
+def sequence_level_kd(
+    student_logits: Float[Tensor, "batch time vocabulary"],
+    teacher_tokens: Int[Tensor, "batch time"],
+    mask: Tensor | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy on what the teacher wrote: distillation of whole sequences (Kim and Rush 2016).
+
+    Args:
+        student_logits: `[batch, time, vocabulary]`, aligned: position t predicts `teacher_tokens[:, t]`.
+        teacher_tokens: `[batch, time]`, the teacher's own text.
+        mask: `[batch, time]`, 0 on prompt and padding; by default everything but the label -100 counts.
+
+    Returns:
+        The mean over counted tokens, in nats; 0 when there is none.
+
+    Raises:
+        ValueError: Tokens of another shape or outside the vocabulary, or a mask of another shape.
+
+    >>> import torch
+    >>> sequence_level_kd(torch.zeros(1, 2, 4), torch.tensor([[3, 1]]), torch.tensor([[1, 0]]))
+    tensor(1.3863)
+    """
+    if mask is not None and mask.shape != teacher_tokens.shape:
+        raise ValueError(
+            f"Expected argument `mask` to have shape {tuple(teacher_tokens.shape)}, but got {tuple(mask.shape)}."
+        )
+    target = teacher_tokens if mask is None else teacher_tokens.masked_fill(mask == 0, IGNORE_INDEX)
+    told = token_log_probs(student_logits, target)
+    return -told.sum() / (target != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def perturb_logits(
+    logits: Float[Tensor, "*positions vocabulary"], sigma: float, generator: torch.Generator | None = None
+) -> Float[Tensor, "*positions vocabulary"]:
+    """Logits + σ·N(0, 1): a teacher whose signal is disturbed.
+
+    Args:
+        logits: Any shape; the gradient passes unchanged.
+        sigma: Standard deviation of the noise; 0 gives the logits back.
+        generator: Where chance comes from.
+
+    Raises:
+        ValueError: A negative deviation.
+
+    >>> perturb_logits(torch.ones(2), 0.0)
+    tensor([1., 1.])
+    """
+    check_non_negative(sigma, "sigma")
+    if sigma == 0:
+        return logits
+    return logits + sigma * torch.randn(logits.shape, dtype=logits.dtype, device=logits.device, generator=generator)
