@@ -28,6 +28,7 @@ ROOMS = {
     "tutelage.teachers": "Teachers",
     "tutelage.training": "Training",
     "tutelage.assessment": "Assessment",
+    "tutelage.scaling": "Scaling laws",
     "tutelage.data": "Data",
     "tutelage.models": "Models",
     "tutelage.kernels": "Kernels",
