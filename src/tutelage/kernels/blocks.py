@@ -7,7 +7,8 @@ import torch
 COLUMNS = 2048
 """Vocabulary entries of a tile on a CPU: with 128 to 256 tokens a tile fits the second-level caches of two cores."""
 
-_SHARE = 9  # a fused buffer takes at most a ninth of the logits, below the eighth that is promised
+_SHARE = 9  # a fused buffer takes at most a ninth of the logits, below the eighth that is promised, ...
+_NUMBERS = 2**24  # ... and does not grow with the vocabulary: 64 MiB in float32, down to 64 tokens
 
 
 def choose_blocks(
@@ -27,6 +28,8 @@ def choose_blocks(
 
     >>> choose_blocks(None, 2048, 65536, torch.device("cpu"), buffers=1)
     (208, 2048)
+    >>> choose_blocks(None, 8192, 131072, torch.device("cpu"), buffers=1)
+    (128, 2048)
     >>> choose_blocks((64, 100), 10, 50, torch.device("cpu"))
     (10, 50)
     """
@@ -37,7 +40,8 @@ def choose_blocks(
         columns = COLUMNS if on_cpu else 8192
         rows = 256 if on_cpu else 2048
         if buffers:
-            rows = max(32, min(rows, tokens // (_SHARE * buffers)))
+            held = max(64, _NUMBERS // (vocabulary * buffers))
+            rows = max(32, min(rows, held, tokens // (_SHARE * buffers)))
             count = -(-tokens // rows)
             rows = -(-tokens // count) if count else rows  # equal blocks, ...
             rows = -(-rows // 16) * 16  # ... of a size that matrix products like

@@ -74,7 +74,8 @@ def fused_cross_entropy(
     loss = hidden.new_zeros((), dtype=wide)
     scale = 1 / count if mean and count else 1.0
     grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if needs_hidden else None
-    sums = HeadGradient(head.weight, accumulate) if needs_weight else None
+    unfiltered = count > 0 and not (skipping.active and skipping.classifier)
+    sums = HeadGradient(head.weight, accumulate, whole=unfiltered) if needs_weight else None
     grad_bias = hidden.new_zeros(head.weight.shape[0], dtype=wide) if needs_bias else None
     block = ExponentialBlock(head, min(rows, count), columns, wide) if count else None
 
@@ -104,7 +105,7 @@ def fused_cross_entropy(
                     part.addmm_(small, head.weight[start:stop].index_select(0, kept).to(wide))
             if sums is not None:
                 if kept is None or not skipping.classifier:
-                    sums.add(start, stop, delta, scaled)
+                    sums.add(start, stop, delta, scaled, first=first == 0)
                 elif kept.numel():
                     sums.add(start, stop, small, scaled, kept)
             if grad_bias is not None:

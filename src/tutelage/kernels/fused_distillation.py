@@ -77,7 +77,7 @@ def fused_distillation_operator(
     losses = torch.zeros(tokens, dtype=wide, device=student_hidden.device)
     entropies = torch.zeros_like(losses) if entropy else losses.new_zeros(0)
     grad_hidden = torch.zeros_like(student_hidden, memory_format=torch.contiguous_format) if needs[0] else None
-    sums = HeadGradient(student_weight, accumulate, wide) if needs[1] else None
+    sums = HeadGradient(student_weight, accumulate, wide, whole=len(valid) > 0) if needs[1] else None
     grad_bias = losses.new_zeros(vocabulary if needs[2] else 0)
     block = DivergenceBlock(student, teacher, divergence, min(rows, len(valid)), columns, wide) if len(valid) else None
     for first, last in row_blocks(len(valid), rows):
@@ -97,7 +97,7 @@ def fused_distillation_operator(
             if needs[0]:
                 part.addmm_(delta, student.rows(start, stop))
             if sums is not None:
-                sums.add(start, stop, delta, scaled)
+                sums.add(start, stop, delta, scaled, first=first == 0)
             if needs[2]:
                 grad_bias[start:stop].addmv_(delta.t(), weights)
         if grad_hidden is not None:

@@ -17,18 +17,24 @@ class HeadGradient:
             least. `"compensated"`: in a buffer of the weight's dtype beside a second one that keeps what rounding cut
             off (Kahan 1965).
         dtype: What deltas and hidden states come in; None is what `compute_dtype` says of the weight.
+        whole: Every tile will be added to as a whole, beginning with the first block of tokens. Nothing need be zeroed.
     """
 
-    def __init__(self, weight: Tensor, accumulate: str, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, accumulate: str, dtype: torch.dtype | None = None, *, whole: bool = False
+    ) -> None:
         wide = dtype or compute_dtype(weight.dtype)
         self.weight_dtype = weight.dtype
-        self.total = torch.zeros_like(
-            weight, dtype=wide if accumulate == "float32" else None, memory_format=torch.contiguous_format
-        )
+        held = wide if accumulate == "float32" else weight.dtype
+        self.direct = held == wide and accumulate != "compensated"
+        self.whole = whole and self.direct
+        make = torch.empty if self.whole else torch.zeros
+        self.total = make(weight.shape, dtype=held, device=weight.device)
         self.lost = torch.zeros_like(self.total) if accumulate == "compensated" else None
-        self.direct = self.total.dtype == wide and self.lost is None
 
-    def add(self, start: int, stop: int, delta: Tensor, hidden: Tensor, kept: Tensor | None = None) -> None:
+    def add(
+        self, start: int, stop: int, delta: Tensor, hidden: Tensor, kept: Tensor | None = None, *, first: bool = False
+    ) -> None:
         """Add one tile's part.
 
         Args:
@@ -37,10 +43,11 @@ class HeadGradient:
             delta: `[tokens, columns]`: loss gradient with respect to the logits of the tile, or of its kept columns.
             hidden: `[tokens, width]`.
             kept: `[columns]`, the places of those columns in the tile; None when they are all of it.
+            first: Whether this is the first block of tokens.
         """
         total = self.total[start:stop]
         if self.direct and kept is None:
-            total.addmm_(delta.t(), hidden)
+            total.addmm_(delta.t(), hidden, beta=0 if first and self.whole else 1)
             return
         part = total if kept is None else total.index_select(0, kept)
         if self.direct:
