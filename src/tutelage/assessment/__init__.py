@@ -51,6 +51,7 @@ from tutelage.assessment.coverage import (
     greedy_confidence,
     pass_at_k,
 )
+from tutelage.assessment.diversity import DiversityReport, diversity_report
 from tutelage.assessment.eigen_cam import eigen_cam
 from tutelage.assessment.f1 import (
     best_f1_threshold,
@@ -61,6 +62,7 @@ from tutelage.assessment.improvements import ImprovementTable, generalization_fi
 from tutelage.assessment.latency import LatencyDistribution, latency_distribution
 from tutelage.assessment.mutual_information import conditional_mutual_information
 from tutelage.assessment.probes import knn_probe, linear_probe
+from tutelage.assessment.proxy_golden import ProxyGoldenCurve
 from tutelage.assessment.ranking import (
     captured_amount,
     mean_reciprocal_rank,
@@ -78,6 +80,12 @@ from tutelage.assessment.robustness import (
     projected_gradient_ascent,
     robust_accuracy_curve,
     weighted_robust_accuracy,
+)
+from tutelage.assessment.sequence_distance import (
+    exact_sequence_kl,
+    mean_and_error,
+    response_log_probabilities,
+    sequence_kl,
 )
 from tutelage.assessment.statistics import (
     Interval,
@@ -98,11 +106,13 @@ __all__ = [
     "CalibratedModel",
     "Canary",
     "CandidateTree",
+    "DiversityReport",
     "Fidelity",
     "ImprovementTable",
     "Interval",
     "LatencyDistribution",
     "PairedComparison",
+    "ProxyGoldenCurve",
     "ReliabilityCurve",
     "ReportCard",
     "RobustAccuracyCurve",
@@ -126,7 +136,9 @@ __all__ = [
     "confidence_auroc",
     "coverage_from_log_prob",
     "disagreement_breakdown",
+    "diversity_report",
     "eigen_cam",
+    "exact_sequence_kl",
     "expected_calibration_error",
     "exposure_from_scores",
     "fgsm_attack",
@@ -143,6 +155,7 @@ __all__ = [
     "linear_probe",
     "load_calibrated",
     "maximum_calibration_error",
+    "mean_and_error",
     "mean_reciprocal_rank",
     "misclassification_cost",
     "narrow_misclassification_mask",
@@ -159,9 +172,11 @@ __all__ = [
     "rank_agreement",
     "rationale_fidelity",
     "reliability_curve",
+    "response_log_probabilities",
     "robust_accuracy_curve",
     "save_calibrator",
     "selection_adjusted",
+    "sequence_kl",
     "sign_flip_test",
     "span_f1",
     "spans_from_tags",

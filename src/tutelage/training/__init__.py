@@ -11,7 +11,10 @@ from tutelage.training.interruption import Interrupted
 from tutelage.training.method import BaseMethod, Method, Stateful
 from tutelage.training.monitors import Monitor, ProgressMonitor
 from tutelage.training.mutual import MutualDistillation
+from tutelage.training.oracle_experiment import OracleDistillationExperiment
+from tutelage.training.power_law_monitor import PowerLawMonitor
 from tutelage.training.ratio_monitor import RatioMonitor
+from tutelage.training.response_sources import MixedResponses, OfflineResponses, OnlineResponses
 from tutelage.training.responses import Responses, generate_responses, response_batch
 from tutelage.training.settings import EarlyStopping, TrainingSettings
 from tutelage.training.teacher_fine_tuning import MCMIFineTuning, fine_tune_teacher
@@ -30,9 +33,14 @@ __all__ = [
     "Interrupted",
     "MCMIFineTuning",
     "Method",
+    "MixedResponses",
     "Monitor",
     "MutualDistillation",
     "NonFiniteLoss",
+    "OfflineResponses",
+    "OnlineResponses",
+    "OracleDistillationExperiment",
+    "PowerLawMonitor",
     "ProgressMonitor",
     "RatioMonitor",
     "Responses",

@@ -19,14 +19,16 @@ class BestSoFar:
         self._stopping = settings.early_stopping
         self._keeping = EarlyStopping(metric=settings.keep_best) if settings.keep_best else None
         self.evaluations_without_improvement = 0
+        self.stopped = False  # by a monitor
         self._stopping_best: float | None = None
         self._keeping_best: float | None = None
         self._weights: dict[str, Tensor] = {}
 
     @property
     def exhausted(self) -> bool:
-        """Whether the run has gone on for longer than its patience without becoming better."""
-        return self._stopping is not None and self.evaluations_without_improvement >= self._stopping.patience
+        """Whether the run has gone on for longer than its patience without becoming better, or was stopped."""
+        waited = self._stopping is not None and self.evaluations_without_improvement >= self._stopping.patience
+        return waited or self.stopped
 
     def see(self, record: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> None:
         """Take in a record; one without the metric (no evaluation was due) changes nothing.
@@ -54,6 +56,7 @@ class BestSoFar:
         """What a checkpoint holds of this."""
         return {
             "without_improvement": self.evaluations_without_improvement,
+            "stopped": self.stopped,
             "stopping_best": self._stopping_best,
             "keeping_best": self._keeping_best,
             "weights": self._weights,
@@ -62,6 +65,7 @@ class BestSoFar:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put `state_dict` back."""
         self.evaluations_without_improvement = state["without_improvement"]
+        self.stopped = bool(state.get("stopped", False))
         self._stopping_best, self._keeping_best = state["stopping_best"], state["keeping_best"]
         self._weights = dict(state["weights"])
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from tutelage.batch import Batch
@@ -90,6 +91,10 @@ class Trainer:
     def progress(self) -> Progress:
         """Where the run is."""
         return Progress(self.step, self.total_steps, self.steps_per_epoch)
+
+    def stop(self) -> None:
+        """End the run after this record, for good: a resumed run is over, too. For monitors, on the main process."""
+        self._best.stopped = True
 
     def run(self, *, resume: bool = False) -> list[Record]:
         """Train to the end and give the history: one record a log or evaluation.
@@ -279,6 +284,9 @@ class Trainer:
         record["seconds"] = round(time.monotonic() - started, 3)
         for monitor in self._watching:
             monitor.on_record(record)
+        if self._several:  # only the main process has monitors
+            broadcast_object_list(stopped := [self._best.stopped])
+            self._best.stopped = stopped[0]
         self._best.see(record, self._modules)
         self.history.append(record)
         self._file.append(record)
