@@ -348,7 +348,8 @@ def load(context: Context) -> World:
     weights = context.folder / "teacher.safetensors"
     tensors = read_tensors(weights) if weights.exists() else {}
     settings = context.scale.settings
-    return World(told["parts"], told["cloze"], tokenizers_of(settings, context.folder), tensors, settings)
+    items = [(beginning, words) for beginning, words in told["cloze"]]
+    return World(told["parts"], items, tokenizers_of(settings, context.folder), tensors, settings)
 
 
 def tokenizers_of(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
