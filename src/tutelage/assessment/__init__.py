@@ -58,6 +58,7 @@ from tutelage.assessment.f1 import (
     span_f1,
     spans_from_tags,
 )
+from tutelage.assessment.fidelity import FidelityTally
 from tutelage.assessment.improvements import ImprovementTable, generalization_fidelity_report, holm_over_tasks
 from tutelage.assessment.latency import LatencyDistribution, latency_distribution
 from tutelage.assessment.mutual_information import conditional_mutual_information
@@ -108,6 +109,7 @@ __all__ = [
     "CandidateTree",
     "DiversityReport",
     "Fidelity",
+    "FidelityTally",
     "ImprovementTable",
     "Interval",
     "LatencyDistribution",

@@ -14,7 +14,14 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from tutelage._checks import check_option, check_same_length, check_same_logits, check_target
+from tutelage._checks import (
+    check_at_least,
+    check_in_range,
+    check_option,
+    check_same_length,
+    check_same_logits,
+    check_target,
+)
 
 Weights = Literal["linear", "quadratic"]
 Level = Literal["nominal", "ordinal", "interval"]
@@ -133,10 +140,24 @@ def answer_agreement(
     check_same_length(a, b, "a", "b")
     n = len(a)
     same = sum(bool(equal(x, y) if equal else x == y) for x, y in zip(a, b, strict=True))
-    rate = same / n
+    return same / n, wilson_interval(same, n)
+
+
+def wilson_interval(count: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, `count` of `n`.
+
+    Raises:
+        ValueError: `n` below 1, or a count outside [0, n].
+
+    >>> tuple(round(end, 4) for end in wilson_interval(2, 3))
+    (0.2077, 0.9385)
+    """
+    check_at_least(n, "n", 1)
+    check_in_range(count, "count", 0, n)
+    rate = count / n
     centre = (rate + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
     half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(rate * (1 - rate) / n + Z_95**2 / (4 * n * n))
-    return rate, (0.0 if same == 0 else centre - half, 1.0 if same == n else centre + half)
+    return 0.0 if count == 0 else centre - half, 1.0 if count == n else centre + half
 
 
 def disagreement_breakdown(student: Sequence[Any], teacher: Sequence[Any], gold: Sequence[Any]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from tutelage.assessment.calibration import (
 )
 from tutelage.assessment.disagreements import one_sided_examples, partings
 from tutelage.assessment.evaluation_mode import device_of, evaluation_mode
+from tutelage.assessment.fidelity import FidelityTally
 from tutelage.assessment.latency import latency_distribution
 from tutelage.assessment.report_card import ReportCard
 from tutelage.assessment.robustness import robust_accuracy_curve
@@ -211,6 +212,9 @@ def _classification(card: ReportCard, room: _ExamRoom, batch_size: int, num_exam
     card.metrics |= {"teacher_agreement": fidelity.agreement, "teacher_kl": fidelity.kl}
     if fidelity.agreement_on_teacher_errors is not None:
         card.metrics["teacher_error_agreement"] = fidelity.agreement_on_teacher_errors
+    tally = FidelityTally()
+    tally.add(predicted, teacher.argmax(dim=1), target)
+    _add_fidelity(card, tally)
     if target is not None:
         card.partings = partings(predicted, teacher.argmax(dim=1), target)
         card.examples = one_sided_examples(room.samples, probs, teacher.softmax(dim=1), target, num_examples, seed)
@@ -239,7 +243,7 @@ def _language(card: ReportCard, room: _ExamRoom, outputs: Outputs, batch_size: i
     if outputs.logits is not None:  # the widest thing that the model builds for one sample
         batch_size = max(1, min(batch_size, LOGIT_BUDGET // outputs.logits.numel()))
     sums = dict.fromkeys(("negative_log_likelihood", "token_accuracy", "teacher_agreement", "teacher_kl"), 0.0)
-    tokens = 0
+    tokens, tally = 0, FidelityTally()
     for batch in room.batches(batch_size):
         if batch.target is None:
             raise ValueError("Expected argument `samples` to have targets for a language model, but it has none.")
@@ -260,15 +264,24 @@ def _language(card: ReportCard, room: _ExamRoom, outputs: Outputs, batch_size: i
                 taught = teacher_rows(part)
                 common = min(width, taught.shape[-1])
                 logits, taught = logits[:, :common], taught[:, :common]
-                sums["teacher_agreement"] += float((logits.argmax(dim=1) == taught.argmax(dim=1)).sum())
+                said, meant = logits.argmax(dim=1), taught.argmax(dim=1)
+                sums["teacher_agreement"] += float((said == meant).sum())
+                tally.add(said, meant, truth)
                 sums["teacher_kl"] += float(kl_from_teacher(logits, taught).double().sum())
     if not tokens:
         raise ValueError("Expected argument `samples` to have targets to predict, but every position is left out.")
     card.metrics |= {
         key: value / tokens for key, value in sums.items() if room.teacher is not None or not key.startswith("teacher")
     }
+    _add_fidelity(card, tally)
     loss = card.metrics["negative_log_likelihood"]
     card.metrics["perplexity"] = math.exp(loss) if loss < 700 else math.inf
+
+
+def _add_fidelity(card: ReportCard, tally: FidelityTally) -> None:
+    card.fidelity = tally.section()
+    if "kappa" in card.fidelity:
+        card.metrics["teacher_kappa"] = card.fidelity["kappa"]
 
 
 def _robustness(card: ReportCard, room: _ExamRoom, first: Batch, options: dict[str, Any], seed: int) -> None:

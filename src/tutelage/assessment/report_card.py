@@ -23,6 +23,8 @@ class ReportCard:
             empty if not asked.
         robustness: `{"epsilon": [...], "accuracy": [...]}`: accuracy under attack by attack radius; empty if not asked.
         latency: `{"milliseconds": [...], "batch_size": n}`: single measurements; empty if not asked.
+        fidelity: How the student answers compared with its teacher: `agreement` with its interval, `kappa`, shares of
+            answers by who was right (see `tutelage.assessment.FidelityTally.section`); empty without a teacher.
         partings: Where student and teacher part, most frequent first:
             `{"teacher": class, "student": class, "count": n, "student_right": n, "teacher_right": n}`.
         examples: Samples that only one of them gets right: `{"index", "target", "student", "teacher",
@@ -38,6 +40,7 @@ class ReportCard:
     reliability: dict[str, list[float]] = field(default_factory=dict)
     robustness: dict[str, list[float]] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
+    fidelity: dict[str, float] = field(default_factory=dict)
     partings: list[dict[str, Any]] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)

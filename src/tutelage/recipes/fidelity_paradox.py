@@ -122,7 +122,7 @@ METHODS = ("forward KL", "reverse KL", "sequences", "GKD")
 
 
 def arms(scale: Scale) -> list[Arm]:
-    """Fine-tuning and every method for every pair (GKD, which samples, not at `quick`); then what disturbs a teacher."""
+    """Fine-tuning, every method for every pair (GKD at `full` only, since it samples), and what disturbs a teacher."""
     students, teachers = scale.settings["students"], scale.settings["teachers"]
     found = [Arm(f"SFT {student}", {"student": student, "method": "SFT"}) for student in students]
     for teacher in teachers:

@@ -107,8 +107,10 @@ def render_report(report: Report) -> str:
         reliability_figures=figures.reliability_figures(report, tones),
         robustness_figure=figures.robustness_figure(report, tones),
         latency_figure=figures.latency_figure(report, tones),
+        fidelity=[(tones[i], report.arms[i], cells) for i in order if (cells := _fidelity(report.arms[i]))],
         partings=[(tones[i], report.arms[i], rows) for i in order if (rows := _partings(report.arms[i]))],
         examples=[(tones[i], report.arms[i], groups) for i in order if (groups := _examples(report.arms[i], pictures))],
+        fidelity_columns=[label for _, label in _FIDELITY],
         all_metrics=list(_all_metrics(report)),
         settings=list(_flat(report.environment)),
         style=Markup(style),
@@ -128,6 +130,38 @@ def _class_name(names: list[str], value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
         return names[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+_FIDELITY = (
+    ("agreement", "Agreement"),
+    ("kappa", "Beyond chance (κ)"),
+    ("agreement_where_teacher_wrong", "Where the teacher errs"),
+    ("both_right", "Both right"),
+    ("both_wrong_same", "Same error"),
+    ("both_wrong_different", "Different errors"),
+    ("only_student_right", "Only student right"),
+    ("only_teacher_right", "Only teacher right"),
+)
+
+
+def _fidelity(arm: ArmResult) -> list[str]:
+    """How an arm's students answer compared with their teacher, in the order of `_FIDELITY`, as means over seeds."""
+    sections = [card.fidelity for card in arm.cards if card.fidelity]
+    if not sections:
+        return []
+
+    def mean(name: str) -> float | None:
+        known = [section[name] for section in sections if name in section]
+        return sum(known) / len(known) if known else None
+
+    cells = []
+    for name, _ in _FIDELITY:
+        value = mean(name)
+        shown = "–" if value is None else f"{value:.2f}" if name == "kappa" else f"{100 * value:.1f} %"
+        if name == "agreement" and value is not None:
+            shown += f" [{100 * (mean('agreement_low') or 0):.1f}, {100 * (mean('agreement_high') or 0):.1f}]"
+        cells.append(shown)
+    return cells
 
 
 def _partings(arm: ArmResult) -> list[Parting]:

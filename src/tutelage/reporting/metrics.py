@@ -142,6 +142,7 @@ _KNOWN = (
     Metric("brier_score", "Brier score", "lower"),
     Metric("teacher_agreement", "Agreement with teacher", "higher", "fraction"),
     Metric("teacher_error_agreement", "Agreement where the teacher errs", None, "fraction"),
+    Metric("teacher_kappa", "Agreement beyond chance (κ)", "higher"),
     Metric("teacher_mean_squared_error", "Mean squared distance to teacher", "lower"),
     Metric("teacher_kl", "KL from teacher", "lower"),
     Metric("negative_log_likelihood", "Log loss (NLL)", "lower"),
