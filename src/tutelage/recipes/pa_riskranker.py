@@ -26,14 +26,15 @@ encoders are small perceptrons without pre-training but at `paper`, where they a
 One scaler, fitted on the training part, serves all parts.
 
 What does not hold, and why. With markets that have moods, PA-BCE flags less money than the softmax loss, costs far more
-than cross-entropy of the same network, and orders lists no better with the list stage than without; LightGBM is ahead of
-every network. Two reasons can be told apart. A loss on lists cancels what all scores of a list have in common, so
+than cross-entropy of the same network, and orders lists no better with the list stage than without; LightGBM is ahead
+of every network. Two reasons can be told apart. A loss on lists cancels what all scores of a list have in common, so
 nothing teaches the level by which accounts of different markets are compared when 1 % of all are flagged: every loss on
 lists pays for that, cross-entropy and boosted trees do not. And the fifteen pairs of a list's six largest amounts are
-little to learn from: the same loss over all pairs orders lists best of all networks, at `full` as well as LightGBM does.
-In one market, where levels are alike, all pairs cost no more than LightGBM and less than the softmax loss; six still
-lose to it. That weights cost no more than none holds by a percent or less, which is chance: log10 makes the weights of
-amounts that are far apart nearly alike. Test lists formed by their labels are no easier here than random ones.
+little to learn from: the same loss over all pairs orders lists best of all networks, at `full` as well as LightGBM
+does. In one market, where levels are alike, all pairs cost no more than LightGBM and less than the softmax loss; six
+still lose to it. That weights cost no more than none holds by a percent or less, which is chance: log10 makes the
+weights of amounts that are far apart nearly alike. Test lists formed by their labels are no easier here than random
+ones.
 """
 
 from __future__ import annotations
