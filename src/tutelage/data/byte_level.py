@@ -35,7 +35,7 @@ def byte_level_tokens(tokenizer: Any, ids: Sequence[int] | Tensor) -> list[bytes
     >>> byte_level_tokens(ByteTokenizer(), ByteTokenizer().encode("né") + [2])
     [b'n', b'\xc3', b'\xa9', b'']
     """
-    table = vocabulary_bytes(tokenizer)
+    table = _table(tokenizer)
     numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     try:
         return [table[number] for number in numbers]
@@ -46,12 +46,7 @@ def byte_level_tokens(tokenizer: Any, ids: Sequence[int] | Tensor) -> list[bytes
 
 def vocabulary_bytes(tokenizer: Any) -> list[bytes]:
     """The bytes of every token of a vocabulary, in the order of ids; see `byte_level_tokens`."""
-    kept = getattr(tokenizer, "_tutelage_vocabulary_bytes", None)
-    if kept is not None and len(kept) >= len(tokenizer):
-        return list(kept)
-    table = _spell(tokenizer)
-    tokenizer.__dict__["_tutelage_vocabulary_bytes"] = table
-    return table
+    return list(_table(tokenizer))
 
 
 def boundary_token_mask(tokenizer: Any, boundary_bytes: bytes = b" \t\n", *, size: int | None = None) -> Tensor:
@@ -95,6 +90,14 @@ def _special_ids(tokenizer: Any) -> set[int]:
     return {int(number) for number in getattr(tokenizer, "all_special_ids", [])} | set(
         special_roles(tokenizer).values()
     )
+
+
+def _table(tokenizer: Any) -> list[bytes]:
+    """The vocabulary's bytes, kept with the tokenizer and made anew when it has grown."""
+    kept: list[bytes] | None = getattr(tokenizer, "_tutelage_vocabulary_bytes", None)
+    if kept is None or len(kept) < len(tokenizer):
+        kept = tokenizer.__dict__["_tutelage_vocabulary_bytes"] = _spell(tokenizer)
+    return kept
 
 
 def _spell(tokenizer: Any) -> list[bytes]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage._checks import check_at_least
@@ -42,8 +39,7 @@ def align_tokens(
     Raises:
         ValueError: The texts differ and are checked, or a pair is out of range or of tokens with bytes.
 
-    Source: Minixhofer et al. 2025, section 3; computed as the intersection of the byte positions at which tokens end,
-    in linear time.
+    Source: Minixhofer et al. 2025, section 3.
 
     >>> align_tokens([b"Hel", b"lo", b" wor", b"ld", b"!"], [b"Hello", b" ", b"w", b"o", b"r", b"l", b"d", b"!"])
     [(0, 2, 0, 1), (2, 3, 1, 5), (3, 4, 5, 7), (4, 5, 7, 8)]
@@ -59,10 +55,7 @@ def align_tokens(
             place = next(place for place in range(shorter) if first[place] != second[place])
             around = slice(max(0, place - 10), place + 10)
             raise ValueError(f"Expected one text on both sides, but got {first[around]!r} and {second[around]!r}.")
-    kept_teacher, ends_teacher = _ends(teacher, shift_teacher)
-    kept_student, ends_student = _ends(student, shift_student)
-    _, last_teacher, last_student = np.intersect1d(ends_teacher, ends_student, assume_unique=True, return_indices=True)
-    spans = _spans(kept_teacher, last_teacher, kept_student, last_student)
+    spans = _spans(teacher, student, shift_teacher, shift_student)
     if not check:
         spans = _equal_chunks(spans, teacher, student, padded=bool(shift_teacher or shift_student))
     pairs = [] if special_pairs is None else list(special_pairs)
@@ -103,12 +96,12 @@ def chunk_numbers(
     >>> chunk_numbers([(0, 2, 1, 2)], 3, 3)
     (tensor([ 0,  0, -1]), tensor([-1,  0, -1]))
     """
-    numbers = torch.full((teacher_length,), -1), torch.full((student_length,), -1)
+    teacher, student = [-1] * teacher_length, [-1] * student_length
     whole = [span for span in spans if span[1] <= teacher_length and span[3] <= student_length][:max_chunks]
     for number, (i0, i1, j0, j1) in enumerate(whole):
-        numbers[0][i0:i1] = number
-        numbers[1][j0:j1] = number
-    return numbers
+        teacher[i0:i1] = [number] * (i1 - i0)
+        student[j0:j1] = [number] * (j1 - j0)
+    return torch.tensor(teacher, dtype=torch.int64), torch.tensor(student, dtype=torch.int64)
 
 
 def _leading_spaces(teacher: bytes, student: bytes) -> tuple[int, int]:
@@ -120,26 +113,25 @@ def _leading_spaces(teacher: bytes, student: bytes) -> tuple[int, int]:
     return (1, 0) if student[:1] == b" " and student[1:2] == teacher[:1] else (0, 0)
 
 
-def _ends(tokens: Sequence[bytes], shift: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the tokens that have bytes, and the byte at which each of them ends."""
-    lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
-    kept = np.flatnonzero(lengths)
-    return kept, np.cumsum(lengths[kept]) + shift
-
-
-def _spans(
-    kept_teacher: NDArray[np.int64],
-    last_teacher: NDArray[Any],
-    kept_student: NDArray[np.int64],
-    last_student: NDArray[Any],
-) -> list[Span]:
-    if not len(last_teacher):
-        return []
-    columns = []
-    for kept, last in ((kept_teacher, last_teacher), (kept_student, last_student)):
-        first = np.concatenate([[0], last[:-1] + 1])
-        columns += [kept[first].tolist(), (kept[last] + 1).tolist()]
-    return list(zip(*columns, strict=True))
+def _spans(teacher: Sequence[bytes], student: Sequence[bytes], read_i: int, read_j: int) -> list[Span]:
+    """Walk both: advance whoever has read fewer bytes, and close a chunk where both have read as many."""
+    kept_i, kept_j = ([number for number, token in enumerate(tokens) if token] for tokens in (teacher, student))
+    spans: list[Span] = []
+    i = j = start_i = start_j = 0
+    while True:
+        if read_i <= read_j:
+            if i == len(kept_i):
+                return spans
+            read_i += len(teacher[kept_i[i]])
+            i += 1
+        else:
+            if j == len(kept_j):
+                return spans
+            read_j += len(student[kept_j[j]])
+            j += 1
+        if read_i == read_j and i > start_i and j > start_j:
+            spans.append((kept_i[start_i], kept_i[i - 1] + 1, kept_j[start_j], kept_j[j - 1] + 1))
+            start_i, start_j = i, j
 
 
 def _equal_chunks(spans: list[Span], teacher: Sequence[bytes], student: Sequence[bytes], *, padded: bool) -> list[Span]:
