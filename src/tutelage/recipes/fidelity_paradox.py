@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -218,10 +219,8 @@ def style_of(text: str, problem: Problem) -> str | None:
     if ">" in text:
         return "worded"
     first = text.partition("=")[0]
-    for style in STYLES:
-        if first == problem.worked(style).partition("=")[0]:
-            return style
-    return None
+    alike = [style for style in STYLES if first == problem.worked(style).partition("=")[0]]
+    return max(alike, key=lambda style: len(os.path.commonprefix([text, problem.worked(style)])), default=None)
 
 
 # ---- The experiment --------------------------------------------------------------------------------------------------
