@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -220,7 +219,11 @@ def style_of(text: str, problem: Problem) -> str | None:
         return "worded"
     first = text.partition("=")[0]
     alike = [style for style in STYLES if first == problem.worked(style).partition("=")[0]]
-    return max(alike, key=lambda style: len(os.path.commonprefix([text, problem.worked(style)])), default=None)
+    return max(alike, key=lambda style: _shared_beginning(text, problem.worked(style)), default=None)
+
+
+def _shared_beginning(one: str, other: str) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 # ---- The experiment --------------------------------------------------------------------------------------------------
