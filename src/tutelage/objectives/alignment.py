@@ -116,18 +116,20 @@ def _leading_spaces(teacher: bytes, student: bytes) -> tuple[int, int]:
 def _spans(teacher: Sequence[bytes], student: Sequence[bytes], read_i: int, read_j: int) -> list[Span]:
     """Walk both: advance whoever has read fewer bytes, and close a chunk where both have read as many."""
     kept_i, kept_j = ([number for number, token in enumerate(tokens) if token] for tokens in (teacher, student))
+    sizes_i, sizes_j = ([len(token) for token in tokens if token] for tokens in (teacher, student))
+    length_i, length_j = len(sizes_i), len(sizes_j)
     spans: list[Span] = []
     i = j = start_i = start_j = 0
     while True:
         if read_i <= read_j:
-            if i == len(kept_i):
+            if i == length_i:
                 return spans
-            read_i += len(teacher[kept_i[i]])
+            read_i += sizes_i[i]
             i += 1
         else:
-            if j == len(kept_j):
+            if j == length_j:
                 return spans
-            read_j += len(student[kept_j[j]])
+            read_j += sizes_j[j]
             j += 1
         if read_i == read_j and i > start_i and j > start_j:
             spans.append((kept_i[start_i], kept_i[i - 1] + 1, kept_j[start_j], kept_j[j - 1] + 1))
