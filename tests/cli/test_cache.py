@@ -67,3 +67,30 @@ def test_wrong_options_are_one_line(tmp_path: Path, saved: Path, options: list[s
     assert isinstance(done.exception, ValueError)
     assert text in str(done.exception)
     assert "\n" not in str(done.exception)
+
+
+def test_caches_a_served_teacher_and_asks_nothing_twice(tmp_path: Path) -> None:
+    from tests.teachers.loopback import ServedModel
+    from tutelage.models import causal_lm
+
+    data = load_data("arithmetic", train=12, validation=4, test=4)
+    torch.manual_seed(0)
+    out = tmp_path / "cache"
+    small = ["--data-option", "train=12", "--data-option", "validation=4", "--data-option", "test=4", "--top-k", "3"]
+    with ServedModel(causal_lm(data.num_classes, hidden_size=8, num_layers=1, num_heads=1)) as served:
+        options = ["cache", "--teacher", "small", "--data", "arithmetic", *small, "--endpoint", served.url]
+        done = runner.invoke(app, [*options, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert "12 samples" in done.stdout
+        assert "12 requests" in done.stdout  # one answer more is read again: the first, which tells the layout
+        (out / "manifest.json").unlink()  # the cache is lost, the answers are not
+        for shard in out.glob("*.npy"):
+            shard.unlink()
+        again = runner.invoke(app, [*options, "--out", str(out)])
+        assert " 0 requests" in again.stdout, again.output
+        assert len(served.answered) == 12
+    assert TeacherCache(out, data=data.train).manifest.top_k == 3
+    wrong = runner.invoke(
+        app, ["cache", "--teacher", "m", "--data", "digits", "--out", str(out), "--endpoint", "http://h"]
+    )
+    assert wrong.exit_code != 0
