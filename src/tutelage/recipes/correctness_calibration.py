@@ -1,6 +1,22 @@
 """Correctness-aware calibration: does a loss on correctness, read off transformed copies, calibrate better?
 
 Source: "Optimizing Calibration by Gaining Aware of Prediction Correctness", arXiv 2404.13016.
+
+The question. A classifier that is too sure gets a temperature a sample, from what it says about transformed copies of
+the image; the loss is the Brier score of "my prediction is right". Does that calibrate better than one temperature,
+also on shifted data (claim 1)? Do the copies know something about correctness (claim 2)? Is the loss what humbles
+narrow mistakes (claim 3)? Does it do no harm (claim 4)?
+
+The comparison. Small convolutional networks without batch normalisation learn 600 rendered digits by heart: right in
+about 91 % of unseen ones, sure of 96 %. 5 000 further images calibrate, 1 500 test, and as many are turned by 20 to 35
+degrees, noisy, blurred, or in unseen fonts. All networks of temperatures have the same features, initial weights,
+batches and steps, whatever their loss; a temperature for all samples is fitted to convergence. How strong the copies
+are is chosen among three strengths on the calibration part, by the likelihood that cross-entropy reaches there, so that
+the choice favours the baseline.
+
+How the size was chosen. With 600 to 800 images to calibrate on, the networks of temperatures over-fitted with every
+loss and told right from wrong worse than one temperature does; 5 000 (the paper has 50 000) were taken for all arms
+after that was seen. `full` shows what smaller sets do.
 """
 
 from __future__ import annotations
