@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tutelage.cli import app
 from tutelage.objectives import HistogramSupport, hl_gauss_target
 from tutelage.recipes import hl_gauss
 from tutelage.reinforcement import DQNAgent, DQNHistory
-from tutelage.reproduction import Arm, Context, Results, load_recipe
+from tutelage.reproduction import Arm, Context, Results, load_recipe, run_recipe
 from tutelage.reproduction.runner import judge
 
 runner = CliRunner()
@@ -94,6 +95,18 @@ def test_the_broken_twin_learns_its_mean_and_not_its_histogram():
         losses[loss] = [model.loss(row[None], torch.tensor([1.0])).item() for row in spread.clamp(min=-80)]
     assert losses["mean"] == pytest.approx([0.0, 0.0], abs=1e-4)  # any histogram with this mean will do
     assert losses["hl_gauss"][1] > losses["hl_gauss"][0] + 0.3
+
+
+@pytest.mark.slow
+def test_without_cross_entropy_the_claim_about_moving_targets_fails(monkeypatch):
+    quick = hl_gauss.SCALES["quick"]
+    scale = replace(quick, seeds=3, settings={**quick.settings, "learning_rates": (1e-3,), "jobs": 1})
+    compared = [arm for arm in hl_gauss.arms(quick) if arm.name in ("moving: MSE", "moving: HL-Gauss")]
+    monkeypatch.setattr(hl_gauss, "arms", lambda scale: compared)
+    monkeypatch.setattr(hl_gauss, "PARTS", {"moving": ("MSE", "HL-Gauss")})
+    recipe = replace(hl_gauss.recipe, scales={"quick": scale}, arms=hl_gauss.arms, claims=hl_gauss.CLAIMS[:1])
+    broken = run_recipe(recipe, "quick", jobs=1, breakage="regressed")
+    assert not broken["claims"][0]["holds"]
 
 
 def test_the_area_is_that_under_the_curve_of_returns(monkeypatch):
