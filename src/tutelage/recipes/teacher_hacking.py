@@ -16,11 +16,12 @@ distributions, along responses that oracle and teacher wrote once to unseen prom
 The comparison. Arms differ in where responses come from and in nothing else: the start, the prompts, the loss, the
 steps and the rate are shared. Arms are compared by optimiser steps; what was sampled is `generated_tokens`.
 
-Where we part from the paper. All is small: 1,200 steps at `quick`, 2,000 at `full`, at a higher learning rate than the
-paper's, for all arms alike. Sizes and M = 250 out of {250, 500, 1000} were chosen on an exploration with other seeds,
-then frozen. Models are decoders at every scale but `paper`. The second task, noisy addition, is left out: the random
-oracle's distances are exact for every token, and its task cannot be guessed. Rise is relative to the minimum over the
-run, the start included.
+Where we part from the paper. All is small: 1,000 steps at `quick`, 1,500 at `full`, at ten times the paper's learning
+rate, for all arms alike. M = 250 (of {250, 500}), the rate 3e-3 (of {2e-3, 3e-3}), the steps and the monitor's window
+were chosen on exploratory runs with other prompts, teachers and starts, then frozen. The monitor fits 10–30 % of the
+run: its usual 10–50 % reaches into the departure here (`fired_usual_window` tells what that gives). Models are decoders
+at every scale but `paper`, whose encoder–decoders are built and not run. There is no second task (noisy addition). Rise
+is relative to the minimum over the run, the start included.
 """
 
 from __future__ import annotations
@@ -65,12 +66,13 @@ SHARED: dict[str, Any] = {
     "prompts": 250,
     "eval_prompts": 256,
     "responses_per_prompt": 4,
-    "evaluations": 24,
+    "evaluations": 20,
+    "monitor_window": (0.1, 0.3),
     "response": 6,
     "warmup_steps": 100,
     "teacher_training": {**ADAM, "learning_rate": 3e-3, "batch_size": 64, "max_steps": 450},  # a little too long
     "start_training": {**ADAM, "learning_rate": 3e-3, "batch_size": 64, "max_steps": 250},
-    "distillation": {**ADAM, "learning_rate": 2e-3, "batch_size": 32, "max_steps": 1200},
+    "distillation": {**ADAM, "learning_rate": 3e-3, "batch_size": 32, "max_steps": 1000},
 }
 
 SCALES = {
@@ -92,7 +94,7 @@ SCALES = {
         },
     ),
     "quick": Scale("quick", 3, SHARED),
-    "full": Scale("full", 5, {**SHARED, "distillation": {**SHARED["distillation"], "max_steps": 2000}, "more": True}),
+    "full": Scale("full", 5, {**SHARED, "distillation": {**SHARED["distillation"], "max_steps": 1500}, "more": True}),
     "paper": Scale(
         "paper",
         seeds=3,
@@ -208,7 +210,7 @@ def _prompts(count: int, *, seed: int) -> Tensor:
 def _prompt_sets(context: Context, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts to fit teacher and start on, to distil on, and to measure on: no prompt is in two of them."""
     sizes = [context["oracle_pairs"], context["prompts"], context["eval_prompts"]]
-    first, second, third = torch.split(_prompts(sum(sizes), seed=1000 + seed), sizes)
+    first, second, third = torch.split(_prompts(sum(sizes), seed=5000 + seed), sizes)
     return first, second, third
 
 
@@ -219,10 +221,10 @@ def prepare(context: Context) -> dict[str, float]:
     facts: dict[str, float] = {"oracle_entropy": _entropy(oracle, _prompts(256, seed=2), context["response"])}
     for seed in range(context.scale.seeds):
         asked, _, _ = _prompt_sets(context, seed)
-        generator = torch.Generator().manual_seed(2000 + seed)
+        generator = torch.Generator().manual_seed(6000 + seed)
         pairs = OfflineResponses(oracle, asked, max_new_tokens=context["response"], generator=generator)
         for role, training in (("teacher", "teacher_training"), ("student", "start_training")):
-            torch.manual_seed(3000 + seed)
+            torch.manual_seed(7000 + seed)
             model = _model(context[role], context)
             _fit(model, pairs, TrainingSettings(seed=seed, **context[training]))
             save_model(context.folder / f"{role}-{seed}", model)
@@ -246,7 +248,8 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     teacher = oracle if settings.pop("perfect", False) else load_model(context.folder / f"teacher-{seed}")
     fitted, taught, measured = _prompt_sets(context, seed)
     steps = context["distillation"]["max_steps"]
-    monitor = PowerLawMonitor(metric="proxy")
+    monitor = PowerLawMonitor(context["monitor_window"], metric="proxy")
+    usual = PowerLawMonitor(metric="proxy")
     experiment = OracleDistillationExperiment(
         oracle,
         teacher,
@@ -264,7 +267,7 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
             evaluate_every=steps,
             **context["distillation"],
         ),
-        monitors=[monitor],
+        monitors=[monitor, usual],
         **settings,
     )
     curve = experiment.run()
@@ -287,6 +290,7 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
         "power_law_r2": power_law_r2(curve, after=context["warmup_steps"]),
         "fired": float(monitor.fired_at is not None),
         "fired_at": float(monitor.fired_at or 0),
+        "fired_usual_window": float(usual.fired_at is not None),
         "generated_tokens": float(experiment.source.generated_tokens),
         "distinct_prompts": float(diversity.distinct_prompts),
         "duplicate_pairs": diversity.duplicate_pairs,
