@@ -16,9 +16,21 @@ and is attacked with as many steps, each by the attacker of its own paper; all a
 steps and 3 restarts on cross-entropy and on the margin, of which the worst counts. C: random label distributions and
 scores, without training; every second pair is made hard: the best scores, but with the two likeliest classes tied.
 
-Gradients in part A are clipped to norm 5 for every τ alike. Without that, sum-exponential diverged at all four rates in
-pilot runs (its gradient on an untrained network of 62 classes is 62 times that of cross-entropy), which would have made
-the comparison with it an empty one. A run that diverges all the same is tested as it stands.
+Gradients in part A are clipped to norm 5 for every τ alike. Without that, sum-exponential learned nothing at any of the
+four rates in pilot runs with one seed (its gradient on an untrained network of 62 classes is 62 times that of
+cross-entropy), and the comparison with it would have been an empty one. A run that diverges all the same is tested as
+it stands.
+
+What holds and what does not (recorded at quick and full). The bounds hold to rounding, and tied classes attain them.
+τ = 2 collapses on 62 classes (26 % against 73 %) and hardly loses on 10 digits. That τ = 0 is worse than values about 1
+is not seen: with clipped gradients τ = 0, 0.5 and 1 are level, so claim 2 holds by less than the noise between them.
+From τ = 1 on the largest rate is the best one, so part of what these lose may be rate and not loss. ADV-COMP-SUM makes
+networks robust at no cost in clean accuracy, but it does not beat TRADES: the two have the same clean accuracy, and in
+robust accuracy it is 4 to 5 points behind at radius 0.2 and 1 to 2 behind at 0.1, which is within the criterion. There
+plain adversarial training is the most robust arm at 0.2. The likely reason is that ν cannot be raised: the norm is not
+squared, so with ν at 1 (0.2) or 3 (0.1) constant scores become a minimum and training ends in them, whereas TRADES
+takes any of its weights. Half the ν that collapses already costs clean accuracy and gains nothing. The attackers differ
+too: attacks on the margin, which only the test uses, hurt TRADES and ADV-COMP-SUM more than adversarial training.
 
 Departures from the paper: data, networks and schedule are ours at every scale but `paper`. Small convolutional networks
 were tried: they cost five times as much, and those without batch normalisation hardly learned the digits in the same
