@@ -77,7 +77,7 @@ LAPTOP = {
     "vocabularies": {"teacher": 1024, "student": 512},
     "model": {"architecture": "llama", "hidden_size": 64, "num_layers": 2, "num_heads": 4, "max_length": 256},
     "teacher_training": {**SCHEDULE, "learning_rate": 4e-3, "batch_size": 16, "epochs": 6},
-    "training": {**SCHEDULE, "batch_size": 8, "max_steps": 200},
+    "training": {**SCHEDULE, "batch_size": 8, "max_steps": 160},
     "rates": (1e-3, 4e-3),
     "further_rate": 4e-3,  # of arms that no claim compares with tuned ones
     "cloze": 150,
@@ -389,10 +389,10 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
 
 
 def teach_itself(world: World, seed: int, *, blind: bool) -> Metrics:
-    """Claim 4: no gradient at the teacher itself; then the teacher with noise is led back to it, token by token."""
+    """Claim 4, on 16 texts: no gradient at the teacher itself; a teacher with noise is led back to it, by tokens."""
     tokenizer = world.tokenizers["teacher"]
     alm = ApproximateLikelihoodMatching(tokenizer, tokenizer, debias=False, kind="kl", temperature=1.0)
-    samples, teacher = alm.samples(world.texts["transfer"]), world.teacher(blind=blind)
+    samples, teacher = alm.samples(world.texts["transfer"]).subset(slice(0, 16)), world.teacher(blind=blind)
     student = world.network()
     batch = samples.batch(slice(0, 8))
     alm(call_model(student, batch.inputs), teacher(batch), batch).backward()
@@ -400,9 +400,9 @@ def teach_itself(world: World, seed: int, *, blind: bool) -> Metrics:
     student.zero_grad()
     with torch.no_grad():
         for value in student.parameters():
-            value.add_(torch.randn_like(value), alpha=0.2 * float(value.std()))
+            value.add_(torch.randn_like(value), alpha=0.1 * float(value.std()))
     before = distance_of_tokens(student, teacher, samples)
-    settings = {**world.settings["training"], "learning_rate": 1e-3}
+    settings = {**world.settings["training"], "learning_rate": 2e-3}
     train(student, teacher, samples, [alm], settings, seed)
     after = distance_of_tokens(student, teacher, samples)
     return {"gradient": torch.stack(gradients).norm().item(), "before": before, "after": after}
