@@ -9,7 +9,7 @@ from torch import nn
 from tutelage.batch import Batch
 from tutelage.config import DistillConfig, MethodSettings, config_from_options, parse_config, read_config, set_key
 from tutelage.objectives import ForwardKL, TradesLoss
-from tutelage.training import AdversarialDistillation, Distillation
+from tutelage.training import AdversarialDistillation, Distillation, PowerLawMonitor, ProgressMonitor
 
 
 def test_the_resolved_config_reads_back_as_itself() -> None:
@@ -124,7 +124,8 @@ def test_an_objective_that_does_not_exist_or_fit_is_one_line() -> None:
     [
         (
             "mutaul",
-            r"to be one of 'adversarial', 'distillation', 'generalized_kd', 'gradient_balanced', 'mutual' or .*'mutaul' \(did you mean 'mutual'\?\)",
+            r"to be one of 'adversarial', 'distillation', 'generalized_kd', 'gradient_balanced', 'mutual' or "
+            r".*'mutaul' \(did you mean 'mutual'\?\)",
         ),
         ({"name": "mutual", "arguments": {"nu": 2}}, "Expected the arguments of 'mutual' to fit it, but: .*'nu'"),
     ],
@@ -162,3 +163,27 @@ def test_the_lesson_of_learning_teachers_is_named_like_any_other() -> None:
         MethodSettings(name="mutual", arguments={"teacher_objectives": "forward_lk"}).make(
             [nn.Linear(2, 2)], nn.Linear(2, 2), ForwardKL()
         )
+
+
+def test_monitors_are_made_by_name_or_place() -> None:
+    made = parse_config(
+        {"monitors": ["teacher_hacking", {"name": "tutelage.training:ProgressMonitor", "arguments": {"every": 2}}]},
+        DistillConfig,
+    ).monitors
+    assert isinstance(made[0].make(), PowerLawMonitor)
+    assert made[0].make() is not made[0].make()
+    assert isinstance(made[1].make(), ProgressMonitor)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("teacher_haking", "did you mean 'teacher_hacking'"),
+        ({"name": "teacher_hacking", "arguments": {"patince": 1}}, "patince"),
+        ({"name": "teacher_hacking", "arguments": {"patience": 0}}, "`patience`"),
+        ("builtins:dict", "to make a `Monitor`, but got dict"),
+    ],
+)
+def test_a_monitor_that_does_not_exist_or_fit_is_one_line(monitor: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_config({"monitors": [monitor]}, DistillConfig).monitors[0].make()

@@ -118,6 +118,17 @@ def test_a_cached_teacher_gives_the_bits_of_a_live_one(finished: Path, tmp_path:
             torch.testing.assert_close(value, cached[path][name], rtol=1e-4, atol=1e-5)
 
 
+def test_monitors_of_the_config_watch_every_student(tmp_path: Path) -> None:
+    watching = {"name": "teacher_hacking", "arguments": {"fit_window": [0.1, 0.6], "metric": "loss"}}
+    changes = {"monitors": [watching], "arms": {"a": ["cross_entropy"]}, "seeds": [0, 1], "teacher": None}
+    start_run(config(**changes, training={"epochs": 10, "learning_rate": 0.01}), tmp_path / "run", announce=silent)
+    for seed in (0, 1):
+        lines = (tmp_path / f"run/arms/a/seed-{seed}/metrics.jsonl").read_text().splitlines()
+        expected = [json.loads(line).get("power_law/expected") for line in lines]
+        assert expected[:6] == [None] * 6
+        assert all(value > 0 for value in expected[6:])
+
+
 @pytest.mark.parametrize(
     "teacher",
     [

@@ -17,6 +17,7 @@ from torch import nn
 
 from tutelage._checks import nearest
 from tutelage.models.specification import ModelSpecification
+from tutelage.monitor_settings import MonitorSettings
 from tutelage.objectives import Constant, CosineRamp, LinearRamp, Objective, Schedule, registered_objectives
 from tutelage.registry import resolve
 from tutelage.teacher_settings import TeacherSettings
@@ -212,6 +213,7 @@ class DistillConfig(StrictModel):
     )
     objectives: list[ObjectiveSettings] = Field([], description="One lesson: short for a single arm.")
     training: TrainingSettings = Field(TrainingSettings(learning_rate=0.01), description="How students train.")
+    monitors: list[MonitorSettings] = Field([], description="What watches every student's run.")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="One student a seed and arm.")
     assessment: AssessmentSettings = Field(AssessmentSettings(), description="What the report card holds.")
     jobs: int = Field(0, ge=0, description="Students taught at the same time; 0 is one a core.")

@@ -54,7 +54,8 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
     learning = _teacher_models(config, data, folder, seed=seed) if config.online else []
     teacher, live = (learning, None) if learning else _load_teacher(config, data, folder, student, seed)
     method = config.method.make(teacher, student, [term.make() for term in config.arms[arm]])
-    monitors: list[Monitor] = [] if quiet else [ProgressMonitor(f"{arm}, seed {seed}")]
+    monitors: list[Monitor] = [wanted.make() for wanted in config.monitors]
+    monitors += [] if quiet else [ProgressMonitor(f"{arm}, seed {seed}")]
     trainer = Trainer(
         method,
         data.train,
@@ -221,6 +222,8 @@ def check_fit(config: DistillConfig, data: Data) -> None:
     if any(teacher.kind == "served" for teacher in config.teachers) and data.task != "causal_lm":
         raise ValueError(f"Expected a `served` teacher to teach a language model, but the data is for {data.task}.")
     config.method.check()
+    for settings in config.monitors:
+        settings.make()
     _student(config, data)
 
 

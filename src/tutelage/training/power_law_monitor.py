@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class PowerLawMonitor(Monitor):
 
     def __init__(
         self,
-        fit_window: tuple[float, float] = (0.1, 0.5),
+        fit_window: Sequence[float] = (0.1, 0.5),
         threshold: float = 3.0,
         patience: int = 3,
         *,
@@ -69,7 +70,7 @@ class PowerLawMonitor(Monitor):
         least_deviation: float = 5e-3,
         stop: bool = False,
     ) -> None:
-        low, high = fit_window
+        low, high = fit_window if len(fit_window) == 2 else (1.0, 0.0)
         if not 0 <= low < high < 1:
             raise ValueError(f"Expected argument `fit_window` to be two rising shares in [0, 1), but got {fit_window}.")
         check_non_negative(threshold, "threshold")
