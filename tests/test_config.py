@@ -170,7 +170,9 @@ def test_monitors_are_made_by_name_or_place() -> None:
         {"monitors": ["teacher_hacking", {"name": "tutelage.training:ProgressMonitor", "arguments": {"every": 2}}]},
         DistillConfig,
     ).monitors
-    assert isinstance(made[0].make(), PowerLawMonitor)
+    watching = made[0].make()
+    assert isinstance(watching, PowerLawMonitor)
+    assert watching.constant  # a validation loss has a floor
     assert made[0].make() is not made[0].make()
     assert isinstance(made[1].make(), ProgressMonitor)
 
