@@ -17,7 +17,8 @@ def test_one_sample_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "unweighted", "balanced"), [(1, (0.09 + 0.36) / 2, 0.225), (3, 0.1575, 0.225), (9, (9 * 0.09 + 0.36) / 10, 0.225)]
+    ("right", "unweighted", "balanced"),
+    [(1, (0.09 + 0.36) / 2, 0.225), (3, 0.1575, 0.225), (9, (9 * 0.09 + 0.36) / 10, 0.225)],
 )
 def test_right_at_seven_tenths_and_one_wrong_at_six_by_hand(right: int, unweighted: float, balanced: float) -> None:
     logits = torch.cat([SURE.expand(right, 3), LESS_SURE[None]])

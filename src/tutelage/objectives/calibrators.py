@@ -215,9 +215,8 @@ def transformation_consistency_features(
             f"{samples}, {classes}), but got {tuple(transformed_logits.shape)}."
         )
     if not transformed_logits.numel():
-        raise ValueError(
-            f"Expected at least one sample and one transformed copy, but got {samples} and {transformed_logits.shape[0]}."
-        )
+        copies = transformed_logits.shape[0]
+        raise ValueError(f"Expected at least one sample and one transformed copy, but got {samples} and {copies}.")
     chosen = _likeliest(original_logits, top_k)
     probs = at_least_float32(transformed_logits).softmax(dim=2)
     return probs.gather(2, chosen.expand(probs.shape[0], -1, -1)).transpose(0, 1).flatten(1)
