@@ -45,7 +45,9 @@ def test_confidence_before_and_after(run_folder, tmp_path):
     done = call("calibrate", run_folder, *DIGITS, "--out", tmp_path / "out")
     assert f"Report: {tmp_path / 'out' / 'report.html'}" in done.stdout
     assert f"Calibrator: {run_folder / 'calibrator.json'}" in done.stdout
-    assert "Calibration error falls from" in " ".join(done.stdout.split())
+    said = " ".join(done.stdout.split())
+    assert "Calibration error falls from" in said
+    assert "so few samples" not in said, "that is about a temperature a sample"
     report = read_report(tmp_path / "out" / "report.json")
     after, before = report.arms
     assert (after.name, before.name) == ("run, calibrated", "run")
@@ -97,7 +99,8 @@ def test_assess_and_export_use_it_unless_told_not_to(run_folder, tmp_path):
 def test_a_temperature_a_sample_is_exported_with_its_copies(tmp_path):
     save_model(tmp_path / "run" / "student.safetensors", convnet((1, 8, 8), 10, channels=(4,)))
     options = ("--data", "digits", "--method", "sample_temperature", "--loss", "correctness_aware_balanced")
-    call("calibrate", tmp_path / "run", *options, "--out", tmp_path / "out")
+    done = call("calibrate", tmp_path / "run", *options, "--out", tmp_path / "out")
+    assert "With so few samples one temperature for all is usually better." in " ".join(done.stdout.split())
     done = call("export", tmp_path / "run", "--to", tmp_path / "ship", "--format", "safetensors", "--format", "onnx")
     assert "a temperature a sample, from 3 transformed copies; every call runs the network 4 times" in done.stdout
     inputs = load_data("digits").test.batch(torch.arange(7)).inputs

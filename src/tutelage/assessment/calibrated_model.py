@@ -145,7 +145,8 @@ def calibrate_model(
 
     Args:
         model: Any classifier; it stays as it is.
-        samples: With one class each. The more, the better: below a few hundred, prefer `"temperature"`.
+        samples: With one class each. A temperature a sample needs thousands: in our measurements one temperature told
+            right from wrong better with 2 000 samples, and worse with 5 000.
         method: `"temperature"`: one for all samples. `"sample_temperature"`: one a sample, from how the model answers
             on transformed copies of an image; every later call asks the model about the copies, too.
         loss: `"nll"` (the default of `"temperature"`), `"brier"`, `"correctness_aware"` (the default of

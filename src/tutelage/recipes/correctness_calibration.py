@@ -16,7 +16,19 @@ the choice favours the baseline.
 
 How the size was chosen. With 600 to 800 images to calibrate on, the networks of temperatures over-fitted with every
 loss and told right from wrong worse than one temperature does; 5 000 (the paper has 50 000) were taken for all arms
-after that was seen. `full` shows what smaller sets do.
+after that was seen. `full` shows what smaller sets do: with 2 000 images the AUROC is still below that of one
+temperature.
+
+What does not hold, and why. Out of distribution the calibration error falls by a third, but one temperature does
+better (claim 1, second half). The loss is bounded where likelihood is not: it forgives a few sure mistakes, so what is
+fitted to it is less cautious and closer to the accuracy in distribution, which is too high for shifted data. The arm
+"TS by CA", one temperature fitted to this loss, shows the same without any network, and the network of cross-entropy,
+which reads the same copies, is level with one temperature. Weighing right and wrong alike is cautious enough for turned
+images only, and wrong everywhere else.
+
+What holds, and how much of it is the loss. The copies tell right from wrong (claim 2), and shuffled they do not; but
+with cross-entropy or the Brier score they do so just as well. What the loss itself does is claim 3: narrow mistakes get
+a confidence about one point lower than with cross-entropy, with medium and strong copies; with weak ones none.
 """
 
 from __future__ import annotations

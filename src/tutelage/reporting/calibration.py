@@ -9,12 +9,15 @@ from typing import Any
 import torch
 import yaml
 
-from tutelage.assessment import calibrate_model, save_calibrator
+from tutelage.assessment import CalibratedModel, calibrate_model, save_calibrator
 from tutelage.data.loading import load_data
 from tutelage.models import load_model
 from tutelage.reporting.metrics import metric
 from tutelage.reporting.report import Report
 from tutelage.reporting.saved_models import check_takes, model_names, report_on_models
+
+FEW_SAMPLES = 2000
+"""Up to here one temperature did better than one a sample: `reproductions/correctness-calibration.full.json`."""
 
 
 def calibrate_saved_model(
@@ -61,7 +64,7 @@ def calibrate_saved_model(
     report = report_on_models(both, loaded, robustness=False)
     report.arms[0].description = f"{calibrated.describe()}, fitted on {len(loaded.validation):,} validation samples"
     report.title = title or f"{name}, calibrated, on {loaded.name}"
-    report.summary = _summary(report, len(loaded.validation), calibrated.describe())
+    report.summary = _summary(report, len(loaded.validation), calibrated)
     fitted = {"data": str(data), "samples": len(loaded.validation), "method": method, "loss": loss or "default"}
     report.config_text = yaml.safe_dump(
         {"model": str(path), "data_options": dict(data_options or {}), "seed": seed, **fitted}, sort_keys=False
@@ -70,7 +73,7 @@ def calibrate_saved_model(
     return report, save_calibrator(path, calibrated, fitted=fitted)
 
 
-def _summary(report: Report, fitted_on: int, calibrator: str) -> str:
+def _summary(report: Report, fitted_on: int, calibrated: CalibratedModel) -> str:
     after, before = (arm.cards[0].metrics for arm in report.arms)
     key = "expected_calibration_error"
     shown, samples = metric(key), report.arms[0].cards[0].num_samples
@@ -78,8 +81,10 @@ def _summary(report: Report, fitted_on: int, calibrator: str) -> str:
     text = (
         f"Calibration error {moved} from {shown.format_unit(before[key])} to {shown.format_unit(after[key])} on "
         f"{samples:,} test samples; the accuracy of {metric('accuracy').format_unit(after['accuracy'])} is the same. "
-        f"Calibrator: {calibrator}, fitted on {fitted_on:,} validation samples."
+        f"Calibrator: {calibrated.describe()}, fitted on {fitted_on:,} validation samples."
     )
     if after[key] >= before[key]:
         text += " It does not help here: remove its files, or fit it on more samples."
+    if calibrated.transforms and fitted_on <= FEW_SAMPLES:
+        text += " With so few samples one temperature for all is usually better."
     return text
