@@ -249,18 +249,21 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     loss = loss_of(arm.settings, softcap)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=context.scale.settings.get("learning_rate", 3e-3))
+    values = []
     for _ in range(context["steps"]):
         batch = train[torch.randint(len(train), (context["batch"],), generator=generator)].to(device)
         value = loss(_hidden(model, batch), _head(model), batch[:, 1:].flatten())
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        values.append(value.item())
+    last = values[-max(1, len(values) // 10) :]
     model.eval()
     with torch.no_grad():
         rows = test[:16].to(device)
         states, labels = _hidden(model, rows), rows[:, 1:].flatten()
         test_loss = loss_of(MEASURED["dense"], softcap)(states, _head(model), labels)
-    found: Metrics = {"final_loss": value.item(), "test_loss": test_loss.item()}
+    found: Metrics = {"final_loss": sum(last) / len(last), "test_loss": test_loss.item()}
     checked = states[:512].detach().float(), _head(model).detach().float(), labels[:512]
     for dtype in (torch.float32, torch.float64):
         found[f"error_{str(dtype)[6:]}"] = _error(loss, loss_of(MEASURED["dense"], softcap), *checked, dtype)
@@ -510,7 +513,8 @@ recipe = Recipe(
         Claim(
             "convergence",
             "Training is the same.",
-            "final training losses of fused and recompute differ from dense by < 1e-3 relative, at most over seeds",
+            "final training losses (the mean of the last tenth of the steps) of fused and recompute differ from dense by "
+            "< 1e-3 relative, at most over seeds",
             converges_alike,
             published="curves coincide (4 models, 5 seeds)",
         ),
