@@ -22,6 +22,10 @@ were chosen on exploratory runs with other prompts, teachers and starts, then fr
 run: its usual 10–50 % reaches into the departure here (`fired_usual_window` tells what that gives). Models are decoders
 at every scale but `paper`, whose encoder–decoders are built and not run. There is no second task (noisy addition). Rise
 is relative to the minimum over the run, the start included.
+
+What does not hold, and why. The monitor is asked to fire in every offline arm. It does where golden turns up (one
+response a prompt, a fifth of the prompts) and keeps silent with eight generations: there golden stays within 2 % of its
+minimum like online, and proxy keeps to its power law, so there is nothing to tell.
 """
 
 from __future__ import annotations
