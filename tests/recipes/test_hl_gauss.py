@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tutelage.cli import app
 from tutelage.objectives import HistogramSupport, hl_gauss_target
 from tutelage.recipes import hl_gauss
-from tutelage.reinforcement import DQNAgent, DQNHistory
+from tutelage.reinforcement import DQNAgent, DQNHistory, GridWorld
 from tutelage.reproduction import Arm, Context, Results, load_recipe, run_recipe
 from tutelage.reproduction.runner import judge
 
@@ -95,6 +95,31 @@ def test_the_broken_twin_learns_its_mean_and_not_its_histogram():
         losses[loss] = [model.loss(row[None], torch.tensor([1.0])).item() for row in spread.clamp(min=-80)]
     assert losses["mean"] == pytest.approx([0.0, 0.0], abs=1e-4)  # any histogram with this mean will do
     assert losses["hl_gauss"][1] > losses["hl_gauss"][0] + 0.3
+
+
+def test_the_noisiest_records_do_not_tell_the_best_policy():
+    """Why no arm can be good there: a table, solved exactly on what the records say on average."""
+    part = hl_gauss.NOISY
+    grid = GridWorld(part["size"])
+    best, cells = grid.optimal_values(), grid.num_cells
+    shares = {}
+    for noise in (0.0, 1.0):
+        earned = []
+        for seed in range(5):
+            steps = grid.record(part["transitions"], reward_noise=noise, seed=seed)
+            pair = steps.observation.argmax(dim=1) * 4 + steps.action
+            count = torch.bincount(pair, minlength=4 * cells).double().clamp(min=1)
+            reward = torch.bincount(pair, weights=steps.reward.double(), minlength=4 * cells) / count
+            landed = pair * cells + steps.next_observation.argmax(dim=1)
+            moved = torch.bincount(landed, minlength=4 * cells**2).view(4 * cells, cells) / count[:, None]
+            values = torch.zeros(cells, 4, dtype=torch.float64)
+            for _ in range(400):
+                following = values.amax(dim=1).index_fill(0, torch.tensor(cells - 1), 0)
+                values = (reward + grid.discount * moved @ following).view(cells, 4)
+            earned.append(grid.mean_return(values.argmax(dim=1)) / grid.mean_return(best.argmax(dim=1)))
+        shares[noise] = np.mean(earned)
+    assert shares[0.0] > 0.99
+    assert shares[1.0] < 0.05
 
 
 @pytest.mark.slow
