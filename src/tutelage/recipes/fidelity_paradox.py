@@ -25,9 +25,9 @@ What does not hold at `quick`, and why. Distillation does not bring texts closer
 and fidelity does go with accuracy (rank correlation +0.5). Students learn from random weights and stop on the way:
 accuracy differs by 10 to 30 points between seeds, and a student that has got further writes more like any model that
 can do the task. Reverse KL leads the larger student nowhere in this time (-32 points), and makes both write less like
-the teacher; without it BLEU rises by 5 in the mean. The paper starts from models that can reason already, which none of ours can. More steps would tell more, for
-all arms alike, but do not fit the budget. The small student gains more than the large one, as in the paper, but the
-large one's loss is that of reverse KL.
+the teacher; without it BLEU rises by 5 in the mean. The paper starts from models that can reason already, which none of
+ours can. More steps would tell more, for all arms alike, but do not fit the budget. The small student gains more than
+the large one, as in the paper, but the large one's loss is that of reverse KL.
 """
 
 from __future__ import annotations
