@@ -122,7 +122,7 @@ def linear_cross_entropy(
     vocabulary = weight.shape[0]
     if vocab_parallel is not None:
         vocab_parallel.check_shard(vocabulary)
-        vocabulary = vocab_parallel.vocabulary()
+        vocabulary = vocab_parallel.vocabulary(hidden.device)
     check_labels(target, hidden.shape[:-1], vocabulary, ignore_index, validate)
     shift = int(shift)
     _check_shift(shift, target)

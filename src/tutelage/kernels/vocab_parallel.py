@@ -59,9 +59,9 @@ class VocabParallel:
                 f"[{self.start}, {self.stop}), but it has {rows}."
             )
 
-    def vocabulary(self) -> int:
-        """The number of tokens on all ranks together."""
-        size = torch.tensor(self.stop)
+    def vocabulary(self, device: torch.device) -> int:
+        """The number of tokens on all ranks together; asked on the device that the group talks on."""
+        size = torch.tensor(self.stop, device=device)
         dist.all_reduce(size, dist.ReduceOp.MAX, self.group)
         return int(size)
 

@@ -513,8 +513,8 @@ recipe = Recipe(
         Claim(
             "convergence",
             "Training is the same.",
-            "final training losses (the mean of the last tenth of the steps) of fused and recompute differ from dense by "
-            "< 1e-3 relative, at most over seeds",
+            "final training losses of fused and recompute (each the mean of the last tenth of the steps) differ from "
+            "dense by < 1e-3 relative, at most over seeds",
             converges_alike,
             published="curves coincide (4 models, 5 seeds)",
         ),
