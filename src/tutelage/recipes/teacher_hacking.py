@@ -23,9 +23,15 @@ run: its usual 10–50 % reaches into the departure here (`fired_usual_window` t
 at every scale but `paper`, whose encoder–decoders are built and not run. There is no second task (noisy addition). Rise
 is relative to the minimum over the run, the start included.
 
-What does not hold, and why. The monitor is asked to fire in every offline arm. It does where golden turns up (one
-response a prompt, a fifth of the prompts) and keeps silent with eight generations: there golden stays within 2 % of its
-minimum like online, and proxy keeps to its power law, so there is nothing to tell.
+What does not hold, and why. At `quick` all but the monitor holds. At `full`, with five seeds and half as many steps more,
+the first claim misses two of its thresholds: one seed's rise is 4.8 % and not 5 %, and one seed of the online teacher
+ends 2.1 % above its minimum and not below 2 %. The direction is the same in every seed (p = 0.0009). A minimum over
+thirty noisy points lies below the curve, and the rate never falls, so a rise of 1 to 2 % is what no effect looks like.
+
+The monitor never fires in an online arm, at either scale. It is asked to fire in every offline arm, and that does not
+hold: with eight generations golden stays within 2 % of its minimum as it does online, and there is nothing to tell. At
+`full` it also misses some seeds that are hacked: departure begins at a number of passes, but the window is a share of
+the run, so in a longer run it reaches into the departure, which then counts as noise of the fit.
 """
 
 from __future__ import annotations
