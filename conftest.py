@@ -1,6 +1,10 @@
 """What holds for tests and for the examples in docstrings alike."""
 
+import os
+
 import pytest
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it as it is first imported, by whichever test comes first
 
 
 @pytest.fixture(autouse=True)
