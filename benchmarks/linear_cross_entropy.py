@@ -326,6 +326,18 @@ def half_precision() -> dict[str, Any]:
     return ratios(timings, {f"{name} over dense": (name, "dense") for name in ("exact", "filtered")})
 
 
+def judged(ratio: Mapping[str, Any], most: float) -> dict[str, Any]:
+    """A figure by the median ratio of times; that of CPU seconds beside it, for a machine that others use too."""
+    time_ratio, work_ratio = ratio["time"]["median"], ratio["cpu"]["median"]
+    return {
+        "found": time_ratio,
+        "at_most": most,
+        "holds": time_ratio <= most,
+        "cpu": work_ratio,
+        "holds_in_cpu_seconds": work_ratio <= most,
+    }
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     if not LIGER:
@@ -344,27 +356,27 @@ def main() -> None:
         print(f"{title}:", flush=True)
         results[title] = measure()
     draw(results["growth"])
-    peaked, extra = results["cross_entropy"]["peaked"]["ratios"], results["memory"]
-    figures = {
-        "fused at most 1.10 of three products": (peaked["fused over three products"]["time"]["median"], 1.10),
-        "fused at most 0.90 of PyTorch's own": (peaked["fused over pytorch"]["time"]["median"], 0.90),
-        "filtered at most 0.45 of dense": (peaked["filtered over dense"]["time"]["median"], 0.45),
-        "at most 12.5 % of the logits by default": (extra["fused"]["share_of_logits"], 0.125),
-        "at most 2 % of the logits in recompute": (extra["recompute"]["share_of_logits"], 0.02),
-        **{
-            f"{kind} at most 1.15 of four products": (
-                results["distillation"]["ratios"][f"{kind} over four products"]["time"]["median"],
-                1.15,
-            )
-            for kind in ("forward_kl", "reverse_kl", "jsd")
-        },
+    path_of = {
+        "fused at most 1.10 of three products": ("cross_entropy", "peaked", "fused over three products", 1.10),
+        "fused at most 0.90 of PyTorch's own": ("cross_entropy", "peaked", "fused over pytorch", 0.90),
+        "filtered at most 0.45 of dense": ("cross_entropy", "peaked", "filtered over dense", 0.45),
     }
-    results["figures"] = {
-        text: {"found": found, "at_most": most, "holds": found <= most} for text, (found, most) in figures.items()
-    }
+    figures = {}
+    for text, (part, kind, ratio, most) in path_of.items():
+        figures[text] = judged(results[part][kind]["ratios"][ratio], most)
+    for kind in ("forward_kl", "reverse_kl", "jsd"):
+        ratio = results["distillation"]["ratios"][f"{kind} over four products"]
+        figures[f"{kind} at most 1.15 of four products"] = judged(ratio, 1.15)
+    for text, name, most in (
+        ("at most 12.5 % of the logits by default", "fused", 0.125),
+        ("at most 2 % of the logits in recompute", "recompute", 0.02),
+    ):
+        share = results["memory"][name]["share_of_logits"]
+        figures[text] = {"found": share, "at_most": most, "holds": share <= most}
+    results["figures"] = figures
     path = record("linear_cross_entropy", results)
-    for text, (found, most) in figures.items():
-        print(f"{'holds' if found <= most else 'MISSED'}: {text} ({found})")
+    for text, figure in figures.items():
+        print(f"{'holds' if figure['holds'] else 'MISSED'}: {text} ({figure})")
     print(f"Written to {path.relative_to(path.parents[2])}.")
 
 

@@ -7,8 +7,9 @@ import torch
 COLUMNS = 2048
 """Vocabulary entries of a tile on a CPU: with 128 to 256 tokens a tile fits the second-level caches of two cores."""
 
-_SHARE = 9  # a fused buffer takes at most a ninth of the logits, below the eighth that is promised, ...
-_NUMBERS = 2**24  # ... and does not grow with the vocabulary: 64 MiB in float32, down to 64 tokens
+# A fused buffer takes at most a ninth of the logits, below the eighth that is promised, unless that is less than 32 MiB
+# of float32; and it does not grow beyond 64 MiB with the vocabulary, unless 64 tokens need more.
+_SHARE, _FEW, _MANY = 9, 2**23, 2**24
 
 
 def choose_blocks(
@@ -40,8 +41,9 @@ def choose_blocks(
         columns = COLUMNS if on_cpu else 8192
         rows = 256 if on_cpu else 2048
         if buffers:
-            held = max(64, _NUMBERS // (vocabulary * buffers))
-            rows = max(32, min(rows, held, tokens // (_SHARE * buffers)))
+            held = vocabulary * buffers
+            share = max(tokens // (_SHARE * buffers), min(128, _FEW // held), 32)
+            rows = min(rows, share, max(64, _MANY // held))
             count = -(-tokens // rows)
             rows = -(-tokens // count) if count else rows  # equal blocks, ...
             rows = -(-rows // 16) * 16  # ... of a size that matrix products like

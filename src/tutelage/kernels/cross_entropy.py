@@ -81,8 +81,8 @@ def linear_cross_entropy(
         sort_vocabulary: In mode `"recompute"`, group columns by their mean logit (before the soft-cap), so that likely
             tokens share tiles and more tiles can be skipped. A fused filter has columns of its own and nothing to sort.
         block_size: Tokens and vocabulary entries of a tile: the knob between speed and memory. None lets the back-end
-            choose; in mode `"fused"` it holds tokens × vocabulary numbers, at most an eighth of the logits from 288
-            tokens on.
+            choose: in mode `"fused"`, which holds tokens × vocabulary numbers, at most an eighth of the logits or 32
+            MiB, whichever is more, and about 64 MiB at most; in mode `"recompute"` some MiB.
         empty: The `"mean"` over no position: NaN as in PyTorch, or zero. Its gradients are zero.
         accumulate: How mode `"fused"` sums up the gradient of a half-precision `weight`: in its own dtype, in float32,
             or in its own dtype with compensation. Everything else is summed in float32.

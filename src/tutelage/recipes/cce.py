@@ -78,14 +78,14 @@ SCALES = {
     ),
     "full": Scale(
         "full",
-        seeds=5,
+        seeds=4,
         settings={
             "vocabulary": 8192,
             "length": 64,
             "batch": 4,
             "steps": 300,
             "model": GPT2,
-            "arms": ("dense", "pytorch", "fused", "recompute", "filtered", "filtered, unsorted", "filtered, full C"),
+            "arms": ("dense", "pytorch", "fused", "recompute", "filtered", "filtered, full C"),
             "tile": (128, 64),
             "memory": {"tokens": 4096, "vocabulary": 65536, "width": 128},
             "time": {"tokens": 1024, "vocabulary": 16384, "width": 256, "turns": 11},
