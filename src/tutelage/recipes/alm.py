@@ -10,12 +10,13 @@ documents, which mean the same for every vocabulary, and by the word that goes o
 balanced by its gradients (GradMag), so none has a weight to tune; the learning rate of the arms of the first two claims
 is picked on validation documents among the same candidates. Each seed draws its own texts and their order.
 
-What to expect. Likelihoods and labels together beat labels alone, and debiasing helps bytes. Likelihoods alone do not
-beat labels here. The likely reason is the task: in the paper the transfer texts are worse than what the model has
-learned from, so that labels make it forget; here they are of the very kind that is tested, and labels are the truth
-that a small teacher only guesses (it finds a chunk with a probability of 0.13 in the mean). MinED comes close to ALM,
-closer than in the paper, since both vocabularies are of the same kind of texts: 72 % of the student's tokens are chunks
-by themselves, and there MinED learns whole distributions.
+What to expect. Likelihoods and labels together beat labels alone. Likelihoods alone do not: the likely reason is the
+task. In the paper labels make a good model forget; here the texts are of the very kind that is tested, and labels are
+the truth that a small teacher only guesses (it finds a chunk with a probability of 0.13 in the mean). MinED comes close
+to ALM, since both vocabularies are of the same kind of texts: 72 % of the student's tokens are chunks by themselves,
+and there MinED learns whole distributions. Debiasing by itself makes bytes worse, and together with merging better than
+neither. The likely reason: with 1024 byte pairs most chunks end inside a word, where "the word ends here" is a rare
+event that counts as much as the chunk; merging leaves only ends that the teacher finds likely.
 
 Departures from the paper. Two rotary (Llama) layers of width 64 in place of the paper's models, and of GPT-2, whose
 table of positions would know nothing of the longer texts in bytes; paragraphs that stand twice in the help texts are
