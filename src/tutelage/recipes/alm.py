@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +42,7 @@ from torch import Tensor, nn
 from tutelage.batch import Batch
 from tutelage.data import ArraySamples, ByteTokenizer, train_bpe
 from tutelage.data.characters import completion_samples
+from tutelage.data.windows import cloze_items, windows
 from tutelage.files import read_tensors, write_json, write_tensors
 from tutelage.models import (
     call_model,
@@ -209,21 +209,6 @@ def documents() -> list[str]:
     return [text for text in texts if text]
 
 
-def windows(text: str, size: int) -> list[str]:
-    """A text in pieces of at most `size` bytes that end with words; joined, they are the text.
-
-    >>> windows("one two three four", 9)
-    ['one two', ' three', ' four']
-    """
-    pieces, current = [], ""
-    for word in re.findall(r"\s*\S+", text):
-        if current and len((current + word).encode()) > size:
-            pieces.append(current)
-            current = ""
-        current += word
-    return [piece for piece in [*pieces, current] if 0 < len(piece.encode()) <= size]
-
-
 def divided(texts: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
     """Whole documents in parts of about these shares of the bytes, drawn once."""
     order = np.random.default_rng(0).permutation(len(texts))
@@ -233,24 +218,6 @@ def divided(texts: Sequence[str], shares: Mapping[str, float]) -> dict[str, list
         lacking = {name: share - sum(map(len, parts[name])) / total for name, share in shares.items()}
         parts[max(lacking, key=lacking.__getitem__)].append(texts[number])
     return parts
-
-
-def cloze_items(texts: Sequence[str], count: int) -> list[tuple[str, list[str]]]:
-    """Beginnings of windows with four words to go on with: the true one first, three from elsewhere in the texts."""
-    chance = np.random.default_rng(0)
-    cut = [re.findall(r"\s*\S+", text) for text in texts]
-    plain = re.compile(r" [a-z]{4,}")
-    words = sorted({word for pieces in cut for word in pieces if plain.fullmatch(word)})
-    items: list[tuple[str, list[str]]] = []
-    for number in chance.permutation(len(cut)):
-        pieces = cut[number]
-        places = [place for place in range(len(pieces) // 2, len(pieces)) if plain.fullmatch(pieces[place])]
-        if places and len(items) < count:
-            place = int(chance.choice(places))
-            others = [word for word in words if word != pieces[place]]
-            wrong = chance.choice(len(others), 3, replace=False)
-            items.append(("".join(pieces[:place]), [pieces[place], *(others[one] for one in wrong)]))
-    return items
 
 
 # ---- What all arms share ---------------------------------------------------------------------------------------------
