@@ -1,6 +1,7 @@
 """Features: reading inside models (taps), bringing widths together (projectors), and feature-level objectives."""
 
 from tutelage.features.class_means import ClassConditionalMean, class_conditional_mean
+from tutelage.features.heads import SubclassHead, expand_classifier
 from tutelage.features.norm_direction import (
     DirectionLoss,
     FeatureNormLoss,
@@ -11,6 +12,7 @@ from tutelage.features.norm_direction import (
 )
 from tutelage.features.observed import ObservedModel
 from tutelage.features.projectors import FeatureProjector
+from tutelage.features.relations import fsp_matrix
 from tutelage.features.taps import FeatureTaps
 
 __all__ = [
@@ -21,8 +23,11 @@ __all__ = [
     "FeatureTaps",
     "NormDirectionLoss",
     "ObservedModel",
+    "SubclassHead",
     "class_conditional_mean",
     "direction_loss",
+    "expand_classifier",
     "feature_norm_loss",
+    "fsp_matrix",
     "norm_direction_loss",
 ]
