@@ -44,3 +44,28 @@ class FeatureProjector(nn.Module):
             )
         projected: Tensor = self.linear(self.dropout(self.normalization(features)))
         return projected
+
+
+def width_projector(student: Tensor, teacher: Tensor) -> nn.Module:
+    """What brings a student's features to the teacher's width, trained with the student: nothing, or a linear layer.
+
+    Args:
+        student: Features of a first batch: `[batch, width]`, tokens `[batch, tokens, width]` or maps
+            `[batch, width, height, width]`.
+        teacher: The same layout in another width.
+
+    Returns:
+        The identity where the widths agree; else `nn.Linear`, for maps a 1×1 `nn.Conv2d`, on the student's device.
+
+    >>> import torch
+    >>> width_projector(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4))
+    Conv2d(3, 5, kernel_size=(1, 1), stride=(1, 1))
+    """
+    dim = 1 if student.ndim == 4 else -1
+    widths = student.shape[dim], teacher.shape[dim]
+    if widths[0] == widths[1]:
+        return nn.Identity()
+    place = {"device": student.device, "dtype": student.dtype}
+    if student.ndim == 4:
+        return nn.Conv2d(widths[0], widths[1], kernel_size=1, **place)  # type: ignore[arg-type]
+    return nn.Linear(widths[0], widths[1], **place)  # type: ignore[arg-type]

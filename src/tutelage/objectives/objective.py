@@ -67,10 +67,13 @@ class Objective(nn.Module):
         """The loss of `(student, teacher, batch)`, or of the tensors that `reads` names."""
         if not (arguments and isinstance(arguments[0], Outputs)):
             return self.loss(*arguments)
+        return self.loss(*self.read(*arguments))
+
+    def read(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> list[Any]:
+        """What `loss` is called with, from what both said about a batch."""
         if self._readers is None:
             self._readers = tuple(_reader(path, type(self).__name__) for path in self.reads)
-        student, teacher, batch = arguments
-        return self.loss(*[read(student, teacher, batch) for read in self._readers])
+        return [read(student, teacher, batch) for read in self._readers]
 
     def build(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
         """Make parameters whose shapes depend on the models, from the outputs of one first batch (default: none)."""
