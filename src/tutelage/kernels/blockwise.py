@@ -5,12 +5,15 @@ The vocabulary is the outer loop, so a stretch of the head stays in the cache wh
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from tutelage.kernels.blocks import row_blocks
-from tutelage.kernels.fused import Filter, exponentiate
+from tutelage.kernels.fused import Filter
 from tutelage.kernels.head import LabelPlaces, LinearHead, compute_dtype
+from tutelage.kernels.tile_softmax import softmax_tile
 
 
 def row_values(
@@ -38,9 +41,8 @@ def row_values(
     """
     wide, device = compute_dtype(hidden.dtype), hidden.device
     tokens = len(hidden)
-    largest = torch.full((tokens,), torch.finfo(wide).min, dtype=wide, device=device)
-    total = torch.zeros(tokens, dtype=wide, device=device)
-    target_logit = torch.zeros_like(total)
+    normaliser = torch.full((tokens,), -torch.inf, dtype=wide, device=device)
+    target_logit = torch.zeros_like(normaliser)
     logit_sum = torch.zeros(tokens if with_sum else 0, dtype=wide, device=device)
     buffer = torch.empty(rows * columns, dtype=wide, device=device)
     spans = head.spans(columns)
@@ -49,12 +51,13 @@ def row_values(
         weights = head.rows(start, stop)
         for first, last in row_blocks(tokens, rows):
             tile = buffer[: (last - first) * (stop - start)].view(last - first, stop - start)
-            head.logits(hidden[first:last].to(wide), weights, start, stop, tile)
+            make = partial(head.logits, hidden[first:last].to(wide), weights, start, stop, tile)
+            make()
             target_logit[first:last] += labels.part(first, last).pick(tile, number)
             if with_sum:
                 logit_sum[first:last] += tile.sum(dim=1)
-            largest[first:last] = exponentiate(tile, largest[first:last], total[first:last])
-    return largest + total.log(), target_logit, logit_sum
+            normaliser[first:last] = torch.logaddexp(normaliser[first:last], softmax_tile(tile, make))
+    return normaliser, target_logit, logit_sum
 
 
 def row_gradients(

@@ -1,19 +1,20 @@
 """Divergences between two heads over one block of tokens, and their gradient: four matrix products in all.
 
-Both models' logits are made tile by tile and turned into exponentials at once, one a logit, relative to the largest
-logit so far. Two buffers of a block's tokens × vocabulary are held; the gradient takes the place of the teacher's.
+Both models' logits are made tile by tile and turned at once into probabilities among the tile's columns. Two buffers of
+a block's tokens × vocabulary are held; the gradient takes the place of the teacher's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from tutelage.kernels.fused import exponentiate
 from tutelage.kernels.head import LabelPlaces, LinearHead
+from tutelage.kernels.tile_softmax import softmax_tile
 
 
 @dataclass(frozen=True)
@@ -37,33 +38,26 @@ class Divergence:
     entropy: bool
 
 
-class _RunningSoftmax:
-    """Largest logit and sum of exponentials of every token, while tiles come in; and what relates tiles to the end."""
+class _TiledSoftmax:
+    """One model's tiles as they come in, each the softmax of its own columns; and what relates them to the whole."""
 
-    def __init__(self, like: Tensor) -> None:
-        self.largest = torch.full_like(like, torch.finfo(like.dtype).min)
-        self.total, self.weighted = torch.zeros_like(like), torch.zeros_like(like)
-        self.references: list[Tensor] = []
+    def __init__(self) -> None:
+        self.normalisers: list[Tensor] = []
 
-    def take(self, tile: Tensor, factor: Tensor | None = None) -> None:
-        """Turn a tile of logits into exponentials; fold those in, and their products with `factor` (overwritten)."""
-        before = self.largest
-        self.largest = exponentiate(tile, before, self.total)
-        self.references.append(self.largest)
-        if factor is not None:
-            self.weighted.mul_((before - self.largest).exp_()).add_(factor.mul_(tile).sum(dim=1))
+    def take(self, tile: Tensor, remake: Callable[[], object]) -> None:
+        """Turn a tile of logits into probabilities among its columns."""
+        self.normalisers.append(softmax_tile(tile, remake))
 
-    def log_sum(self) -> Tensor:
-        """Log-sum-exp."""
-        return self.largest + self.total.log()
+    def finish(self) -> Tensor:
+        """All tiles are there: the log-sum-exp of every token; from now on `mass` holds the tiles' probabilities."""
+        normalisers = torch.stack(self.normalisers)
+        log_sum = normalisers.logsumexp(dim=0)
+        self.mass = (normalisers - log_sum).exp_()
+        return log_sum
 
-    def mean(self) -> Tensor:
-        """The mean of `factor` under the softmax."""
-        return self.weighted / self.total
-
-    def scale(self, number: int) -> Tensor:
-        """`[tokens, 1]`: what makes the exponentials of a tile probabilities."""
-        return ((self.references[number] - self.largest).exp_() / self.total)[:, None]
+    def mean(self, means: list[Tensor]) -> Tensor:
+        """`[tokens]`: the mean over the vocabulary of what has these means among the columns of the tiles."""
+        return (self.mass * torch.stack(means)).sum(dim=0)
 
 
 class DivergenceBlock:
@@ -116,48 +110,46 @@ class DivergenceBlock:
             teacher_states: `[tokens, teacher width]`.
             labels: Where the tokens' labels are, for the hard term.
         """
-        like = student_states.new_zeros(len(student_states))
-        self.student, self.teacher, self.hard = _RunningSoftmax(like), _RunningSoftmax(like), _RunningSoftmax(like)
-        self.labels, self.rows, self.spread = labels, len(like), torch.zeros_like(like)
-        label_logit = torch.zeros_like(like)
+        self.student, self.teacher, self.hard = _TiledSoftmax(), _TiledSoftmax(), _TiledSoftmax()
+        self.labels, self.rows = labels, len(student_states)
+        self.logits: list[Tensor] = []  # a tile's mean of the student's logits
+        self.gaps: list[Tensor] = []  # a tile's mean of the logits' difference, by the first model's probabilities
+        label_logit = student_states.new_zeros(self.rows)
         for number in range(len(self.spans)):
             label_logit += self._take(number, student_states, teacher_states)
         d = self.divergence
-        log_student, log_teacher = self.student.log_sum(), self.teacher.log_sum()
+        log_student, log_teacher = self.student.finish(), self.teacher.finish()
+        entropy = log_student - self.student.mean(self.logits) if d.entropy else torch.zeros_like(log_student)
         if d.kind == "forward_kl":
-            soft = self.teacher.mean() - log_teacher + log_student
+            soft = self.teacher.mean(self.gaps) - log_teacher + log_student
         elif d.kind == "reverse_kl":
-            soft = self.student.mean() - log_student + log_teacher
+            self.slope = self.student.mean(self.gaps)
+            soft = self.slope - log_student + log_teacher
         else:
             soft = self._mix()
         values = d.soft_weight * soft
         if d.hard_weight:
-            log_hard = self.hard.log_sum() if self.tiles["hard"] else log_student
+            log_hard = self.hard.finish() if self.tiles["hard"] else log_student
             values += d.hard_weight * (log_hard - label_logit)
-        return values, log_student - self.spread / self.student.total if d.entropy else like
+        return values, entropy
 
     def gradients(self) -> Iterator[tuple[int, int, Tensor]]:
         """Every span with the gradient of the tokens' losses with respect to the student's logits in it."""
         d = self.divergence
+        factor = d.soft_weight / d.temperature * (1 - d.beta if d.kind == "jsd" else 1)
         for number, (start, stop) in enumerate(self.spans):
             probability, gradient = self._tile("student", number), self._tile("teacher", number)
-            if d.kind != "jsd":
-                probability.mul_(self.student.scale(number))
+            mass = self.student.mass[number, :, None]
             if d.kind == "forward_kl":
-                gradient.mul_(self.teacher.scale(number).neg_()).add_(probability)
-            elif d.kind == "reverse_kl":
-                gradient.sub_(self.student.mean()[:, None]).mul_(probability)
+                gradient.mul_(self.teacher.mass[number, :, None] * -factor).addcmul_(probability, mass, value=factor)
             else:
-                gradient.addcmul_(probability, self.surprise[:, None], value=-1).mul_(1 - d.beta)
-            factor = d.soft_weight / d.temperature
-            if factor != 1:
-                gradient.mul_(factor)
+                gradient.addcmul_(probability, self.slope[:, None], value=-1).mul_(mass * factor)
             if d.hard_weight:
                 if self.tiles["hard"]:
-                    probability = self._tile("hard", number).mul_(self.hard.scale(number))
-                gradient.add_(probability, alpha=d.hard_weight)
+                    probability, mass = self._tile("hard", number), self.hard.mass[number, :, None]
+                gradient.addcmul_(probability, mass, value=d.hard_weight)
                 assert self.labels is not None
-                self.labels.add(gradient, number, torch.full_like(self.hard.largest, -d.hard_weight))
+                self.labels.add(gradient, number, torch.full_like(mass[:, 0], -d.hard_weight))
             if self.tiles["slope"]:
                 gradient.mul_(self._tile("slope", number))
             yield start, stop, gradient
@@ -174,49 +166,70 @@ class DivergenceBlock:
         d = self.divergence
         start, stop = self.spans[number]
         student, teacher = self._tile("student", number), self._tile("teacher", number)
-        for head, states, tile in zip(self.heads, (student_states, teacher_states), (student, teacher), strict=True):
-            head.logits(states, head.rows(start, stop), start, stop, tile)
+        rows = [head.rows(start, stop) for head in self.heads]
+
+        def make_student() -> None:
+            self.heads[0].logits(student_states, rows[0], start, stop, student)
+
+        def soften(tile: Tensor) -> None:
+            if d.temperature != 1:
+                tile.div_(d.temperature)
+
+        def make_soft_student() -> None:
+            make_student()
+            soften(student)
+
+        def make_soft_teacher() -> None:
+            self.heads[1].logits(teacher_states, rows[1], start, stop, teacher)
+            soften(teacher)
+
+        make_student()
         if self.tiles["slope"]:
             self.heads[0].slope(student, out=self._tile("slope", number))
         label_logit = self.labels.pick(student, number) if self.labels is not None else 0
         if self.tiles["hard"]:
-            self.hard.take(self._tile("hard", number).copy_(student))
-        if d.temperature != 1:
-            student.div_(d.temperature)
-            teacher.div_(d.temperature)
-        difference = self._scratch(0, student)
+            hard = self._tile("hard", number)
+            remake = partial(self.heads[0].logits, student_states, rows[0], start, stop, hard)
+            self.hard.take(hard.copy_(student), remake)
+        soften(student)
+        make_soft_teacher()
         logits = self._scratch(1, student).copy_(student) if d.entropy else None
-        before = self.student.largest
+        gap = self._scratch(0, student)
         if d.kind == "forward_kl":
-            self.teacher.take(teacher, torch.sub(teacher, student, out=difference))
-            self.student.take(student)
+            torch.sub(teacher, student, out=gap)
+            self.teacher.take(teacher, make_soft_teacher)
+            self.gaps.append(torch.linalg.vecdot(teacher, gap))
+            self.student.take(student, make_soft_student)
         elif d.kind == "reverse_kl":
-            torch.sub(student, teacher, out=difference)
-            self.teacher.take(teacher)
-            teacher.copy_(difference)
-            self.student.take(student, difference)
+            torch.sub(student, teacher, out=gap)
+            self.teacher.take(teacher, make_soft_teacher)
+            self.student.take(student, make_soft_student)
+            self.gaps.append(torch.mul(gap, student, out=teacher).sum(dim=1))
         else:
-            self.teacher.take(teacher)
-            self.student.take(student)
+            self.teacher.take(teacher, make_soft_teacher)
+            self.student.take(student, make_soft_student)
         if logits is not None:
-            self.spread.mul_((before - self.student.largest).exp_()).add_(logits.mul_(student).sum(dim=1))
+            self.logits.append(torch.linalg.vecdot(student, logits))
         return label_logit
 
     def _mix(self) -> Tensor:
         """The Jensen–Shannon divergence; leaves p_S and p_S·c, c = log(p_S/m), and keeps their sum.
 
-        A probability over the mixture lies between 0 and the reciprocal of its share, so its logarithm loses nothing
-        to underflow that its product with the probability would keep.
+        Probabilities are held just above 0, so that no logarithm is infinite; p·log p of the smallest is nothing.
         """
         beta = self.divergence.beta
-        tiny = torch.finfo(self.scratch.dtype).tiny
-        self.surprise, teacher_sum = torch.zeros_like(self.student.total), torch.zeros_like(self.student.total)
+        floor = torch.finfo(self.scratch.dtype).tiny * 2**20
+        surprise, teacher_sum = torch.zeros(2, self.rows, dtype=self.scratch.dtype, device=self.scratch.device)
         for number in range(len(self.spans)):
-            student = self._tile("student", number).mul_(self.student.scale(number))
-            teacher = self._tile("teacher", number).mul_(self.teacher.scale(number))
-            mixture = torch.lerp(student, teacher, beta, out=self._scratch(0, student)).clamp_(min=tiny)
-            ratio = torch.div(teacher, mixture, out=self._scratch(1, student)).clamp_(min=tiny)
-            teacher_sum += ratio.log_().mul_(teacher).sum(dim=1)
-            torch.div(student, mixture, out=teacher).clamp_(min=tiny).log_().mul_(student)
-            self.surprise += teacher.sum(dim=1)
-        return beta * teacher_sum + (1 - beta) * self.surprise
+            student, teacher = (
+                self._tile(name, number).mul_(model.mass[number, :, None]).clamp_(min=floor)
+                for name, model in (("student", self.student), ("teacher", self.teacher))
+            )
+            mixture = torch.lerp(student, teacher, beta, out=self._scratch(0, student))
+            teacher_sum += torch.linalg.vecdot(
+                torch.div(teacher, mixture, out=self._scratch(1, student)).log_(), teacher
+            )
+            surprise += torch.div(student, mixture, out=teacher).log_().mul_(student).sum(dim=1)
+        self.student.mass, self.slope = torch.ones_like(self.student.mass), surprise
+        value: Tensor = beta * teacher_sum + (1 - beta) * surprise
+        return value

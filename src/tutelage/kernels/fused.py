@@ -1,7 +1,7 @@
 """Cross-entropy and its gradient in one go over blocks of tokens: three matrix products, one exponential a logit.
 
-A block's logits are made tile by tile, and turned into exponentials while a tile is in the cache, relative to the
-largest logit so far. Once the block's normaliser is known, one factor a token makes them probabilities, and both
+A block's logits are made tile by tile, and turned into probabilities among the tile's columns while it is in the cache.
+Once all tiles are there, one factor a token and tile makes them probabilities of the whole vocabulary, and both
 gradients follow at once. Nothing is computed twice; what is held is one block of tokens × vocabulary.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from tutelage.kernels.blocks import row_blocks
 from tutelage.kernels.head import LabelPlaces, LinearHead, compute_dtype
 from tutelage.kernels.head_gradient import HeadGradient
+from tutelage.kernels.tile_softmax import softmax_tile
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def fused_cross_entropy(
     unfiltered = count > 0 and not (skipping.active and skipping.classifier)
     sums = HeadGradient(head.weight, accumulate, whole=unfiltered) if needs_weight else None
     grad_bias = hidden.new_zeros(head.weight.shape[0], dtype=wide) if needs_bias else None
-    block = ExponentialBlock(head, min(rows, count), columns, wide) if count else None
+    block = SoftmaxBlock(head, min(rows, count), columns, wide) if count else None
 
     for first, last in row_blocks(count, rows):
         assert block is not None
@@ -130,8 +132,8 @@ def fused_cross_entropy(
     )
 
 
-class ExponentialBlock:
-    """The exponentials of one block of tokens over the whole vocabulary, tile by tile, in one reused buffer."""
+class SoftmaxBlock:
+    """The softmax of one block of tokens over the whole vocabulary, tile by tile, in one reused buffer."""
 
     def __init__(self, head: LinearHead, rows: int, columns: int, dtype: torch.dtype) -> None:
         self.head = head
@@ -139,11 +141,11 @@ class ExponentialBlock:
         vocabulary, device = head.weight.shape[0], head.weight.device
         self.buffer = torch.empty(rows * vocabulary, dtype=dtype, device=device)
         self.slope_tiles = None if head.softcap is None else torch.empty_like(self.buffer)
-        self.references: list[Tensor] = []
+        self.normalisers = torch.empty(0)
         self.rows = rows
 
     def tile(self, start: int, stop: int) -> Tensor:
-        """The exponentials of a span, `[tokens, columns]`."""
+        """The probabilities of a span among its own columns, `[tokens, columns]`."""
         return self.buffer[start * self.rows : stop * self.rows].view(self.rows, stop - start)
 
     def slope_of(self, start: int, stop: int) -> Tensor:
@@ -152,57 +154,41 @@ class ExponentialBlock:
         return self.slope_tiles[start * self.rows : stop * self.rows].view(self.rows, stop - start)
 
     def fill(self, states: Tensor, labels: LabelPlaces, *, with_sum: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Make the exponentials of a block of tokens.
+        """Make the tiles of a block of tokens.
 
         Returns:
             For each token the log-sum-exp, the logit of its label (0 when it is nowhere) and the sum of its logits (0
             unless asked for).
         """
         self.rows = len(states)
-        self.references = []
-        largest = states.new_full((self.rows,), torch.finfo(states.dtype).min)
-        total, target_logit, logit_sum = torch.zeros(3, self.rows, dtype=states.dtype, device=states.device)
+        target_logit, logit_sum = torch.zeros(2, self.rows, dtype=states.dtype, device=states.device)
+        normalisers = []
         for number, (start, stop) in enumerate(self.spans):
             tile = self.tile(start, stop)
-            self.head.logits(states, self.head.rows(start, stop), start, stop, tile)
+            make = partial(self.head.logits, states, self.head.rows(start, stop), start, stop, tile)
+            make()
             target_logit += labels.pick(tile, number)
             if with_sum:
                 logit_sum += tile.sum(dim=1)
             if self.slope_tiles is not None:
                 self.head.slope(tile, out=self.slope_of(start, stop))
-            largest = exponentiate(tile, largest, total)
-            self.references.append(largest)
-        return largest + total.log(), target_logit, logit_sum
+            normalisers.append(softmax_tile(tile, make))
+        self.normalisers = torch.stack(normalisers)
+        return self.normalisers.logsumexp(dim=0), target_logit, logit_sum
 
     def gradients(
         self, normaliser: Tensor, labels: LabelPlaces, label_smoothing: float
     ) -> Iterator[tuple[int, int, Tensor]]:
-        """Every span with softmax − target distribution, which takes the place of the exponentials."""
+        """Every span with softmax − target distribution, which takes the place of the tile."""
         share = torch.full_like(normaliser, label_smoothing - 1)
+        mass = (self.normalisers - normaliser).exp_()
         for number, (start, stop) in enumerate(self.spans):
             tile = self.tile(start, stop)
-            tile.mul_((self.references[number] - normaliser).exp_()[:, None])
+            tile.mul_(mass[number, :, None])
             labels.add(tile, number, share)
             if label_smoothing:
                 tile.sub_(label_smoothing / self.head.weight.shape[0])
             yield start, stop, tile
-
-
-def exponentiate(tile: Tensor, largest: Tensor, total: Tensor) -> Tensor:
-    """Turn logits into exponentials relative to the largest logit so far, and fold them into running sums.
-
-    Args:
-        tile: `[tokens, columns]` logits, overwritten by exp(logit − the returned maximum).
-        largest: `[tokens]`, the largest logit before (finite, so that a tile of −∞ gives zeros).
-        total: `[tokens]`, the sum of exponentials relative to `largest`; brought up to date.
-
-    Returns:
-        `[tokens]`, the largest logit so far.
-    """
-    grown = torch.maximum(largest, tile.amax(dim=1))
-    total.mul_((largest - grown).exp_())
-    total.add_(tile.sub_(grown[:, None]).exp_().sum(dim=1))
-    return grown
 
 
 def _kept_columns(delta: Tensor, epsilon: float | None) -> Tensor | None:
