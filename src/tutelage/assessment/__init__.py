@@ -45,6 +45,7 @@ from tutelage.assessment.canaries import (
     exposure_from_scores,
     insert_canaries,
 )
+from tutelage.assessment.counting import counting_errors
 from tutelage.assessment.coverage import (
     calibration_curve_of_greedy,
     coverage_from_log_prob,
@@ -136,6 +137,7 @@ __all__ = [
     "cohen_kappa",
     "conditional_mutual_information",
     "confidence_auroc",
+    "counting_errors",
     "coverage_from_log_prob",
     "disagreement_breakdown",
     "diversity_report",

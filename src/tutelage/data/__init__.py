@@ -12,6 +12,7 @@ from tutelage.data.arrays import ArraySamples
 from tutelage.data.byte_level import boundary_token_mask, byte_level_tokens
 from tutelage.data.characters import ByteTokenizer, CharacterTokenizer, completion_samples, train_bpe
 from tutelage.data.corruptions import CORRUPTIONS, corrupt
+from tutelage.data.crowds import crowds, density_map, downsample_density
 from tutelage.data.image_transforms import (
     IMAGE_TRANSFORMS,
     Blur,
@@ -84,9 +85,12 @@ __all__ = [
     "completion_samples",
     "corrupt",
     "corruption_stream",
+    "crowds",
     "default_image_transforms",
+    "density_map",
     "describe_image_transform",
     "document_frequency",
+    "downsample_density",
     "drop_classes",
     "epoch_order",
     "few_shot_subset",

@@ -17,6 +17,7 @@ BUILT_IN = LazyRegistry(
     {
         "arithmetic": "tutelage.data.arithmetic:arithmetic",
         "breast_cancer": "tutelage.data.toy_tables:breast_cancer",
+        "crowds": "tutelage.data.crowds:crowds",
         "diabetes": "tutelage.data.toy_tables:diabetes",
         "digits": "tutelage.data.digits:digits",
         "glyphs": "tutelage.data.glyphs:glyphs",
@@ -24,6 +25,7 @@ BUILT_IN = LazyRegistry(
         "mnist1d": "tutelage.data.mnist1d:mnist1d",
         "topics_tags": "tutelage.data.topics_tags:topics_tags",
         "topics_text": "tutelage.data.topics_text:topics_text",
+        "two_views": "tutelage.data.two_views:two_views",
         "wine": "tutelage.data.toy_tables:wine",
     }
 )

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from tutelage.models.byte_expansion import ByteInputExpansion, LongestTokens, expand_byte_inputs
 from tutelage.models.call import call_model, head_path
+from tutelage.models.csrnet import CSRNET_TAPS, CSRNet, csrnet
 from tutelage.models.export import example_inputs, export_model
+from tutelage.models.fusion import FusionNetwork
 from tutelage.models.language import causal_lm, encoder_lm
 from tutelage.models.list_ranker import ListTransformerRanker
 from tutelage.models.lora import add_lora, merge_lora
+from tutelage.models.mixer import MLPMixer, mlp_mixer
 from tutelage.models.plain import convnet, mlp
 from tutelage.models.pretrained import load_pretrained
 from tutelage.models.saving import load_model, load_weights, save_model
@@ -24,10 +27,14 @@ from tutelage.models.vocabulary_transfer import fast_vocabulary_transfer, transf
 
 __all__ = [
     "BUILDERS",
+    "CSRNET_TAPS",
     "ByteInputExpansion",
+    "CSRNet",
     "FeatureTokenizerTransformer",
+    "FusionNetwork",
     "ListTransformerRanker",
     "LongestTokens",
+    "MLPMixer",
     "ModelSpecification",
     "TokenLevelEnsemble",
     "add_lora",
@@ -36,6 +43,7 @@ __all__ = [
     "causal_lm",
     "convnet",
     "convnext",
+    "csrnet",
     "encoder_lm",
     "example_inputs",
     "expand_byte_inputs",
@@ -47,6 +55,7 @@ __all__ = [
     "load_weights",
     "merge_lora",
     "mlp",
+    "mlp_mixer",
     "multiply_adds",
     "parameter_count",
     "resnet",

@@ -19,8 +19,10 @@ BUILDERS = LazyRegistry(
         "causal_lm": "tutelage.models.language:causal_lm",
         "convnet": "tutelage.models.plain:convnet",
         "convnext": "tutelage.models.vision:convnext",
+        "csrnet": "tutelage.models.csrnet:csrnet",
         "encoder_lm": "tutelage.models.language:encoder_lm",
         "mlp": "tutelage.models.plain:mlp",
+        "mlp_mixer": "tutelage.models.mixer:mlp_mixer",
         "resnet": "tutelage.models.vision:resnet",
         "swin": "tutelage.models.vision:swin",
         "vit": "tutelage.models.vision:vit",
@@ -37,8 +39,9 @@ class ModelSpecification(BaseModel):
     """A model in words: enough to build it again, and nothing but JSON.
 
     Attributes:
-        name: A builder (`mlp`, `convnet`, `resnet`, `vit`, `swin`, `convnext`, `causal_lm`, `encoder_lm`), a factory
-            of your own (`package.module:factory`), or a folder or Hugging Face name of a `transformers` model.
+        name: A builder (`mlp`, `mlp_mixer`, `convnet`, `resnet`, `vit`, `swin`, `convnext`, `causal_lm`, `encoder_lm`),
+            a factory of your own (`package.module:factory`), or a folder or Hugging Face name of a `transformers`
+            model.
         arguments: What the builder or factory is called with; for a `transformers` model, what `from_pretrained` is
             (see `tutelage.models.pretrained`).
         weights: A safetensors file whose tensors replace the initial ones.

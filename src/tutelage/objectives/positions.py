@@ -17,8 +17,8 @@ def counted(target: Tensor | None, *logits: Tensor) -> tuple[Tensor, ...]:
     """What a loss without labels compares: samples, or the positions of sequences that are not to be skipped.
 
     Logits `[batch, classes]` stay as they are, whatever their labels: a teacher can teach about a sample that has no
-    label. Logits `[batch, time, vocabulary]` become rows `[positions, vocabulary]`; where there is a target, positions
-    with the label -100 (padding, prompts) are left out.
+    label. Logits `[batch, time, vocabulary]` become rows `[positions, vocabulary]`; where there are labels, positions
+    with the label -100 (padding, prompts) are left out. Real-valued targets (density maps) label nothing: all counts.
 
     Raises:
         ValueError: Sequences whose batch and time sizes differ from each other or from those of `target`.
@@ -31,7 +31,7 @@ def counted(target: Tensor | None, *logits: Tensor) -> tuple[Tensor, ...]:
         return logits
     for other in logits[1:]:
         check_same_shape(logits[0][..., 0], other[..., 0], "student_logits[..., 0]", "teacher_logits[..., 0]")
-    if target is not None:
+    if target is not None and not target.is_floating_point():
         check_same_shape(logits[0][..., 0], target, "student_logits[..., 0]", "target")
         kept = target != IGNORE_INDEX
         if not kept.all():
