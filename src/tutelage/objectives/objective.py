@@ -101,6 +101,10 @@ class Objective(nn.Module):
     def needs_target(self) -> bool:
         """Whether batches must carry labels."""
         return "batch.target" in self.reads
+    def figures(self) -> dict[str, float]:
+        """What to log about the last batch beside the loss, by name (default: nothing)."""
+        return {}
+
 
 
 def snake_case(name: str) -> str:

@@ -130,6 +130,10 @@ class Distillation(BaseMethod):
 
     def stateful(self) -> dict[str, Stateful]:
         """A moving average is part of a checkpoint; a frozen teacher is not."""
+    def figures(self) -> dict[str, float]:
+        """What objectives say about themselves, as `NAME/FIGURE`."""
+        return {f"{name}/{figure}": value for name, term in self._terms for figure, value in term.figures().items()}
+
         return {"teacher": self.teacher} if isinstance(self.teacher, MovingAverageTeacher) else {}
 
     def step(self, batch: Batch) -> dict[str, Tensor]:

@@ -67,6 +67,10 @@ class BaseMethod:
     def after_step(self, progress: Progress) -> None:
         """Called after every optimiser step (a moving average is brought up to date here)."""
 
+    def figures(self) -> dict[str, float]:
+        """What else to log with the losses, by name; asked at every record."""
+        return {}
+
     def stateful(self) -> dict[str, Stateful]:
         """What else a checkpoint must hold to go on with the same bits, by name."""
         return {}

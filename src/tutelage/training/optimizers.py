@@ -26,7 +26,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSetting
     """The optimiser that the settings name, over the given parameters.
 
     Of the settings it gets those that it takes by name (`lr`, `weight_decay`, `betas`, `momentum`), and PyTorch's fused
-    kernels where it has them.
+    kernels where it has them. Parameters whose attribute `no_weight_decay` is true are not decayed.
     """
     kind = resolve(settings.optimizer, OPTIMIZERS, "optimizer")
     wanted: dict[str, Any] = {
@@ -40,7 +40,13 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSetting
     options = {name: value for name, value in wanted.items() if name in accepted}
     if "fused" in accepted and kind in OPTIMIZERS.values() and all(value.is_floating_point() for value in chosen):
         options["fused"] = True
-    optimizer: torch.optim.Optimizer = kind(chosen, **options)
+    free = [value for value in chosen if getattr(value, "no_weight_decay", False)]
+    groups: list[Any] = chosen
+    if free and "weight_decay" in options:
+        decayed = [value for value in chosen if not getattr(value, "no_weight_decay", False)]
+        groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}] if decayed else free
+        options["weight_decay"] = options["weight_decay"] if decayed else 0.0
+    optimizer: torch.optim.Optimizer = kind(groups, **options)
     return optimizer
 
 

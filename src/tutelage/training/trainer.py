@@ -276,6 +276,7 @@ class Trainer:
             "learning_rate": self._learning_rate,
         }
         record |= {"loss": sum(means.values()), **{f"loss/{name}": value for name, value in means.items()}}
+        record |= self._hooks.figures()
         if self.evaluate is not None and self._due(self.settings.evaluate_every):
             modes = [(module, module.training) for owner in self._modules.values() for module in owner.modules()]
             record |= self.evaluate()
