@@ -19,13 +19,14 @@ from tutelage.models import (
     convnext,
     encoder_lm,
     mlp,
+    mlp_mixer,
     parameter_count,
     resnet,
     swin,
     vit,
 )
 
-IMAGE_BUILDERS = [mlp, convnet, resnet, vit, swin, convnext]
+IMAGE_BUILDERS = [mlp, mlp_mixer, convnet, resnet, vit, swin, convnext]
 
 
 @pytest.mark.parametrize("builder", IMAGE_BUILDERS)
@@ -150,6 +151,7 @@ def test_sizes_that_cannot_be():
         (lambda: vit((1, 8, 8), 2, hidden_size=10, num_heads=4), "got 4 heads for 10"),
         (lambda: swin((1, 8, 8), 2, num_heads=(3, 6)), "got 3 heads for 32"),
         (lambda: swin((3, 16, 12), 2), "`window_size` to fit the last stage's 4×3 patches, but got 4"),
+        (lambda: swin((1, 8, 8), 2, patch_size=2), "`window_size` to fit the last stage's 2×2 patches, but got 4"),
         (lambda: convnext((1, 2, 2), 2), "fewer stages than 3"),
         (lambda: causal_lm(5, eos_token_id=5), r"`eos_token_id` to be a token in \[0, 5\), but got 5"),
         (lambda: causal_lm(5, num_layers=0), "`num_layers` to be at least 1"),

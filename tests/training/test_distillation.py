@@ -151,3 +151,37 @@ def test_an_interrupted_first_epoch_keeps_the_statistics(tmp_path: Path) -> None
     rest = job(network(8, seed=2), tmp_path)
     rest.run(resume=True)
     torch.testing.assert_close(state(rest)["objectives.nd.class_means"], expected_class_means())
+
+
+class Sees(Objective):
+    """Chooses its tap when it sees the models."""
+
+    reads = ("student.logits", "teacher.features.inside")
+
+    def attach(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        self.seen = student, teacher
+        if teacher is not None:
+            self.taps["teacher"] = {"inside": next(name for name, _ in teacher.named_modules() if name)}
+
+    def loss(self, student_logits: Tensor, inside: Tensor) -> Tensor:
+        return student_logits.square().mean() + inside.square().mean()
+
+
+def test_objectives_see_the_models_before_their_taps_are_read() -> None:
+    teacher, student = network(16, seed=0), network(4, seed=1)
+    first = next(name for name, _ in teacher.named_modules() if name)
+    for given in (teacher, FrozenTeacher(teacher, taps={"inside": first})):
+        objective = Sees()
+        method = Distillation(given, student, objective)
+        assert objective.seen[0] is student
+        assert objective.seen[1] is teacher
+        assert method.step(samples().batch(slice(0, 4)))["sees"] > 0
+
+
+def test_objectives_are_told_that_a_teachers_signals_are_all_there_is(tmp_path: Path) -> None:
+    teacher = network(16, seed=0)
+    build_cache(FrozenTeacher(teacher), samples(), tmp_path / "cache")
+    for given in (CachedTeacher(tmp_path / "cache"), Counting(teacher).forward):
+        objective = Sees()
+        Distillation(given, network(4, seed=1), objective)
+        assert objective.seen[1] is None

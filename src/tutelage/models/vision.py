@@ -45,7 +45,7 @@ def resnet(
     >>> resnet((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).logits.shape
     torch.Size([2, 10])
     """
-    shape = _image_shape(input_shape)
+    shape = check_image_shape(input_shape)
     check_at_least(num_classes, "num_classes", 1)
     widths, depths = _stages(widths, depths)
     check_option(layer_type, "layer_type", ("basic", "bottleneck"))
@@ -102,9 +102,9 @@ def vit(
     >>> vit((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).logits.shape
     torch.Size([2, 10])
     """
-    shape = _image_shape(input_shape)
+    shape = check_image_shape(input_shape)
     check_at_least(num_classes, "num_classes", 1)
-    patch_size = _patch_size(shape, patch_size, most=64)
+    patch_size = check_patch_size(shape, patch_size, most=64)
     check_heads(hidden_size, num_heads)
     return new_model(
         "ViTForImageClassification",
@@ -157,18 +157,18 @@ def swin(
     >>> swin((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).logits.shape
     torch.Size([2, 10])
     """
-    shape = _image_shape(input_shape)
+    shape = check_image_shape(input_shape)
     check_at_least(num_classes, "num_classes", 1)
-    patch_size = _patch_size(shape, patch_size, most=64)
+    patch_size = check_patch_size(shape, patch_size, most=64)
     check_at_least(window_size, "window_size", 1)
     num_heads, depths = _stages(num_heads, depths, name="num_heads")
     for stage, heads in enumerate(num_heads):
         check_heads(hidden_size * 2**stage, heads)
-    sides = [side // patch_size // 2 ** (len(depths) - 1) for side in shape[1:]]
-    if min(sides) < 1 or (min(sides) < window_size and sides[0] != sides[1]):
+    sides = [-(-side // (patch_size * 2 ** (len(depths) - 1))) for side in shape[1:]]
+    if min(sides) < window_size:
         raise ValueError(
             f"Expected argument `window_size` to fit the last stage's {sides[0]}×{sides[1]} patches, "
-            f"but got {window_size} (a square image may be smaller than the window)."
+            f"but got {window_size}."
         )
     return new_model(
         "SwinForImageClassification",
@@ -217,9 +217,9 @@ def convnext(
     >>> convnext((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).logits.shape
     torch.Size([2, 10])
     """
-    shape = _image_shape(input_shape)
+    shape = check_image_shape(input_shape)
     check_at_least(num_classes, "num_classes", 1)
-    patch_size = _patch_size(shape, patch_size, most=256)
+    patch_size = check_patch_size(shape, patch_size, most=256)
     widths, depths = _stages(widths, depths)
     if min(shape[1:]) // patch_size < 2 ** (len(widths) - 1):
         raise ValueError(
@@ -249,7 +249,8 @@ def check_heads(hidden_size: int, num_heads: int) -> None:
         )
 
 
-def _image_shape(input_shape: object) -> tuple[int, int, int]:
+def check_image_shape(input_shape: object) -> tuple[int, int, int]:
+    """`(channels, height, width)` as it is, or `ValueError` unless it is one."""
     shape = check_sizes(input_shape, "input_shape")
     if len(shape) != 3:
         raise ValueError(f"Expected argument `input_shape` to be (channels, height, width), but got {shape}.")
@@ -266,7 +267,8 @@ def _stages(widths: object, depths: object, *, name: str = "widths") -> tuple[tu
     return checked
 
 
-def _patch_size(shape: tuple[int, int, int], patch_size: int | None, *, most: int) -> int:
+def check_patch_size(shape: tuple[int, int, int], patch_size: int | None, *, most: int) -> int:
+    """The side of a patch, by default the smallest that makes at most `most`; `ValueError` unless it divides."""
     _, height, width = shape
     if patch_size is None:
         divisors = [size for size in range(1, min(height, width) + 1) if height % size == width % size == 0]

@@ -75,6 +75,15 @@ class Objective(nn.Module):
             self._readers = tuple(_reader(path, type(self).__name__) for path in self.reads)
         return [read(student, teacher, batch) for read in self._readers]
 
+    def attach(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """See the models themselves, once and before anything else; may set `taps` and `reads` (default: nothing).
+
+        Args:
+            student: The module that learns.
+            teacher: The module that teaches; None where there is none, or only its signals are there (a cache, an
+                endpoint, an ensemble).
+        """
+
     def build(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
         """Make parameters whose shapes depend on the models, from the outputs of one first batch (default: none)."""
 
@@ -92,6 +101,10 @@ class Objective(nn.Module):
     def advance(self, progress: Progress) -> None:
         """Follow the run: called before every step with its place in the run (default: nothing changes)."""
 
+    def figures(self) -> dict[str, float]:
+        """What to log about the last batch beside the loss, by name (default: nothing)."""
+        return {}
+
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher must be asked."""
@@ -101,10 +114,6 @@ class Objective(nn.Module):
     def needs_target(self) -> bool:
         """Whether batches must carry labels."""
         return "batch.target" in self.reads
-    def figures(self) -> dict[str, float]:
-        """What to log about the last batch beside the loss, by name (default: nothing)."""
-        return {}
-
 
 
 def snake_case(name: str) -> str:

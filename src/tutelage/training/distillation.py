@@ -72,6 +72,8 @@ class Distillation(BaseMethod):
         if needs_teacher and teacher is None:
             reader = next(name for name, term in self.terms.items() if term.objective.needs_teacher)
             raise ValueError(f"Expected a teacher, since objective `{reader}` reads one, but got None.")
+        for term in self.terms.values():
+            term.objective.attach(student, _module(teacher))
         self.teacher: Teacher | None = self._observed_teacher(teacher)
         self._asks_teacher = needs_teacher
         self._student = ObservedModel(
@@ -128,12 +130,12 @@ class Distillation(BaseMethod):
         if isinstance(self.teacher, MovingAverageTeacher):
             self.teacher.update(self.student)
 
-    def stateful(self) -> dict[str, Stateful]:
-        """A moving average is part of a checkpoint; a frozen teacher is not."""
     def figures(self) -> dict[str, float]:
         """What objectives say about themselves, as `NAME/FIGURE`."""
         return {f"{name}/{figure}": value for name, term in self._terms for figure, value in term.figures().items()}
 
+    def stateful(self) -> dict[str, Stateful]:
+        """A moving average is part of a checkpoint; a frozen teacher is not."""
         return {"teacher": self.teacher} if isinstance(self.teacher, MovingAverageTeacher) else {}
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -183,6 +185,13 @@ class Distillation(BaseMethod):
                         f"but objective `{name}` reads it at {path!r} and another one at {taps[feature]!r}."
                     )
         return taps
+
+
+def _module(teacher: Teacher | nn.Module | None) -> nn.Module | None:
+    """The network behind a teacher, where there is one."""
+    if isinstance(teacher, FrozenTeacher):
+        return teacher.model
+    return teacher if isinstance(teacher, nn.Module) and not isinstance(teacher, TeacherModule) else None
 
 
 def named_terms(objectives: Objectives) -> dict[str, Weighted]:
