@@ -57,10 +57,10 @@ def check_option(value: object, name: str, allowed: Iterable[object]) -> None:
     raise ValueError(f"Expected argument `{name}` to be one of {listed}, but got {value!r}{nearest(value, options)}.")
 
 
-def nearest(value: object, options: Iterable[object]) -> str:
-    """' (did you mean …?)' for the option nearest to a misspelt one, or nothing."""
-    match = difflib.get_close_matches(str(value), [str(option) for option in options], n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+def nearest(value: object, options: Iterable[object], *, most: int = 1) -> str:
+    """' (did you mean …?)' for the option nearest to a misspelt one, or for a few of them; or nothing."""
+    matches = difflib.get_close_matches(str(value), [str(option) for option in options], n=most, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, matches))}?)" if matches else ""
 
 
 def check_same_shape(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
@@ -114,20 +114,22 @@ def check_finite(value: Tensor, name: str) -> None:
         raise ValueError(f"Expected argument `{name}` to be finite, but it holds NaN or infinity.")
 
 
-def check_target(target: Tensor, num_classes: int, *, shape: Iterable[int], ignore_index: int | None = None) -> None:
+def check_target(
+    target: Tensor, num_classes: int, *, shape: Iterable[int], ignore_index: int | None = None, name: str = "target"
+) -> None:
     """Raise `ValueError` unless `target` has that shape and holds classes in [0, num_classes) or `ignore_index`."""
     if target.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise ValueError(f"Expected argument `target` to hold integer classes, but got {target.dtype}.")
+        raise ValueError(f"Expected argument `{name}` to hold integer classes, but got {target.dtype}.")
     expected = tuple(shape)
     if tuple(target.shape) != expected:
-        raise ValueError(f"Expected argument `target` to have shape {expected}, but got {tuple(target.shape)}.")
+        raise ValueError(f"Expected argument `{name}` to have shape {expected}, but got {tuple(target.shape)}.")
     outside = (target < 0) | (target >= num_classes)
     if ignore_index is not None:
         outside &= target != ignore_index
     if outside.any():
         value = int(target[outside].flatten()[0])
         also = "" if ignore_index is None else f" or be {ignore_index}"
-        raise ValueError(f"Expected argument `target` to hold classes in [0, {num_classes}){also}, but got {value}.")
+        raise ValueError(f"Expected argument `{name}` to hold classes in [0, {num_classes}){also}, but got {value}.")
 
 
 def check_probabilities(value: Tensor, name: str, *, tolerance: float = 1e-4) -> None:

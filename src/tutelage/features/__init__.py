@@ -36,6 +36,7 @@ from tutelage.features.observed import ObservedModel
 from tutelage.features.projectors import FeatureProjector, width_projector
 from tutelage.features.relations import fsp_matrix
 from tutelage.features.scalekd import ScaleKD, ScaleKDObjective
+from tutelage.features.stages import stage_paths
 from tutelage.features.structured_transfer import (
     StructuredKnowledgeTransfer,
     StructuredTransfer,
@@ -112,6 +113,7 @@ __all__ = [
     "remove_direct_component",
     "resize_map",
     "spatial_masked_mse",
+    "stage_paths",
     "subclass_classifier",
     "subclass_distillation",
     "swin_last_stage",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.batch import Inputs
 from tutelage.features.taps import FeatureTaps
@@ -23,7 +23,7 @@ class ObservedModel:
     Args:
         model: The model to call.
         embedding: Give `Outputs.embedding`: what the head reads (see `tutelage.models.head_path`).
-        taps: Give `Outputs.features`: module paths by feature name (see `FeatureTaps`).
+        taps: Give `Outputs.features`: places by feature name (see `FeatureTaps`).
         hidden: Give `Outputs.hidden` and `Outputs.head` of a causal language model (see `call_body`) and, unless
             `logits` are wanted too, never build its logits.
         logits: With `hidden`, compute the logits as well.
@@ -49,6 +49,7 @@ class ObservedModel:
         places = dict(taps or {})
         if embedding:
             places[_EMBEDDING] = f"{head_path(model)}:input"
+        self._places = places
         self._taps = FeatureTaps(model, places) if places else None
 
     def __call__(self, inputs: Inputs) -> Outputs:
@@ -59,6 +60,8 @@ class ObservedModel:
             outputs = self._call(inputs)
         features = self._taps.features
         self._taps.features = {}  # the graph of this batch is the caller's now
+        if len(features) < len(self._places):
+            raise ValueError(self._silent(features))
         embedding = features.pop(_EMBEDDING, None)
         if outputs.embedding is None:
             outputs.embedding = embedding
@@ -72,3 +75,10 @@ class ObservedModel:
         if self._logits and outputs.logits is None:
             outputs.logits = logits_of(outputs)
         return outputs
+
+    def _silent(self, features: Mapping[str, Tensor]) -> str:
+        missing = next(place for name, place in self._places.items() if name not in features)
+        return (
+            f"Expected {type(self.model).__name__} to call {missing!r}, where a tap reads, but it did not. (A model of "
+            "`torch.compile` that was called before it was tapped does not see taps: call `torch.compiler.reset()`.)"
+        )
