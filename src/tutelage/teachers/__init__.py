@@ -1,12 +1,21 @@
 """Teachers: what gives signals for a batch, live, averaged, random, in concert, or read from disk."""
 
 from tutelage.outputs import TopClasses
+from tutelage.teachers.aspect_answers import (
+    AnsweredSamples,
+    AspectAnswerer,
+    AttributeOracle,
+    CachedAnswers,
+    answered_data,
+)
+from tutelage.teachers.aspect_questions import AspectQuestionSet, build_question_prompts, generate_questions
 from tutelage.teachers.cache import CachedTeacher, TeacherCache
 from tutelage.teachers.cache_writer import build_cache
 from tutelage.teachers.endpoint import BudgetExceeded, CostMeter, Endpoint, EndpointError
 from tutelage.teachers.ensemble import EnsembleTeacher
 from tutelage.teachers.fingerprint import model_fingerprint, teacher_fingerprint
 from tutelage.teachers.frozen import FrozenTeacher
+from tutelage.teachers.image_text_answerer import TransformersAnswerer
 from tutelage.teachers.moving_average import ExponentialMovingAverage, MovingAverageTeacher
 from tutelage.teachers.random import RandomTeacher
 from tutelage.teachers.recorded import RecordedTeacher, record_logits
@@ -15,7 +24,12 @@ from tutelage.teachers.served import ServedTeacher, token_text_ids
 from tutelage.teachers.teacher import Teacher, TeacherModule
 
 __all__ = [
+    "AnsweredSamples",
+    "AspectAnswerer",
+    "AspectQuestionSet",
+    "AttributeOracle",
     "BudgetExceeded",
+    "CachedAnswers",
     "CachedTeacher",
     "CostMeter",
     "Endpoint",
@@ -31,7 +45,11 @@ __all__ = [
     "TeacherCache",
     "TeacherModule",
     "TopClasses",
+    "TransformersAnswerer",
+    "answered_data",
     "build_cache",
+    "build_question_prompts",
+    "generate_questions",
     "model_fingerprint",
     "record_logits",
     "release_soft_targets",
