@@ -14,6 +14,7 @@ from tutelage.batch import Batch, Inputs
 from tutelage.config import DistillConfig, ObjectiveSettings
 from tutelage.data import load_data
 from tutelage.data.samples import Data
+from tutelage.features import FeatureTaps
 from tutelage.files import write_json
 from tutelage.models import (
     ModelSpecification,
@@ -224,7 +225,23 @@ def check_fit(config: DistillConfig, data: Data) -> None:
     config.method.check()
     for settings in config.monitors:
         settings.make()
-    _student(config, data)
+    _check_taps(config, data)
+
+
+def _check_taps(config: DistillConfig, data: Data) -> None:
+    """Build the student, and the teacher that would be trained; find the places that objectives tap in them."""
+    student = _student(config, data)
+    objectives = [(arm, term.name, term.make().objective) for arm, terms in config.arms.items() for term in terms]
+    for arm, name, objective in objectives:
+        FeatureTaps(student, objective.taps["student"])
+        if objective.taps["teacher"] and not config.online:
+            if len(config.teachers) > 1 or any(teacher.kind == "served" for teacher in config.teachers):
+                raise ValueError(
+                    f"Arm `{arm}`: objective `{name}` reads inside the teacher, which an ensemble or a `served` "
+                    "teacher does not let one do."
+                )
+            if config.teachers and config.teachers[0].train is not None:
+                FeatureTaps(_build(config.teachers[0], data), objective.taps["teacher"])
 
 
 def _assess(config: DistillConfig, data: Data, model: nn.Module, teacher: Any, name: str) -> ReportCard:
@@ -272,7 +289,7 @@ def trial_folder(folder: Path, arm: str, seed: int) -> Path:
 
 
 def _figures(card: ReportCard) -> str:
-    names = ("accuracy", "expected_calibration_error", "teacher_agreement", "mean_absolute_error", "perplexity")
+    names = ("accuracy", "mean_iou", "expected_calibration_error", "teacher_agreement", "mean_absolute_error", "perplexity")
     return ", ".join(f"{name.replace('_', ' ')} {card.metrics[name]:.4f}" for name in names if name in card.metrics)
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from tutelage.data import ArraySamples
-from tutelage.objectives import CrossEntropy, KnowledgeDistillation, LinearRamp, Progress
+from tutelage.features import FeatureMatching
+from tutelage.objectives import CrossEntropy, KnowledgeDistillation, LinearRamp, Objective, Progress
 from tutelage.training import Distillation, Monitor, Trainer, TrainingSettings, Weighted, evaluate_model
 
 
@@ -29,13 +30,17 @@ def network(width: int, seed: int, dropout: float = 0.0) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 2))
 
 
-def trainer(folder: str | None, *, dropout: float = 0.2, pause: float = 0.0, **settings: object) -> Trainer:
+def trainer(
+    folder: str | None, *, dropout: float = 0.2, pause: float = 0.0, features: float = 0.0, **settings: object
+) -> Trainer:
     """A distillation with dropout (so random state matters), a schedule, and a checkpoint every other step."""
     student = network(8, seed=1, dropout=dropout)
-    objectives = {
+    objectives: dict[str, Objective | Weighted] = {
         "label": CrossEntropy(),
         "teacher": Weighted(KnowledgeDistillation(alpha=1.0, temperature=2.0), LinearRamp(epochs=3)),
     }
+    if features:
+        objectives["features"] = Weighted(FeatureMatching(["0", "3:input"], ["0", "3:input"]), features)
     data = samples()
     chosen = {"epochs": 4, "batch_size": 16, "checkpoint_every": 2, "learning_rate": 0.01, **settings}
     return Trainer(
@@ -68,4 +73,5 @@ if __name__ == "__main__":
     if job.accelerator.is_main_process:
         from tutelage.files import write_tensors
 
-        write_tensors(f"{sys.argv[1]}/final.safetensors", dict(job.method.student.state_dict()))
+        learned = {**job.method.student.state_dict(), **job.method.objectives.state_dict()}
+        write_tensors(f"{sys.argv[1]}/final.safetensors", learned)

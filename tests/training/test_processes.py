@@ -42,7 +42,14 @@ def run(folder: Path, processes: int, *options: str) -> tuple[list[dict[str, flo
     return records, read_tensors(folder / "final.safetensors")
 
 
-@pytest.mark.parametrize("options", [(), ("gradient_accumulation=2", "clip_norm=0.5")], ids=["plain", "accumulated"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="plain"),
+        pytest.param(("gradient_accumulation=2", "clip_norm=0.5"), id="accumulated"),
+        pytest.param(("features=0.5",), id="features", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_give_the_losses_of_one(tmp_path: Path, options: tuple[str, ...]) -> None:
     alone, weights = run(tmp_path / "one", 1, *options)
     together, shared = run(tmp_path / "two", 2, *options)
@@ -50,5 +57,6 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, options: tuple[str
     for mine, theirs in zip(alone, together, strict=True):
         for name in ("loss", "loss/label", "loss/teacher", "validation_loss"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6)
+    assert any("projectors" in name for name in weights) == ("features=0.5" in options)
     for name, value in weights.items():
         torch.testing.assert_close(value, shared[name], rtol=1e-4, atol=1e-5)

@@ -21,8 +21,8 @@ from tutelage.objectives.precision import at_least_float32
 
 
 def channel_wise_distillation(
-    student_maps: Float[Tensor, "batch channels *positions"],
-    teacher_maps: Float[Tensor, "batch channels *positions"],
+    student_maps: Float[Tensor, "batch ..."],
+    teacher_maps: Float[Tensor, "batch ..."],
     *,
     temperature: float = 4.0,
     reduction: Reduction = "mean",

@@ -84,7 +84,7 @@ def as_tokens(features: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch toke
 
 
 def resize_map(
-    features: Float[Tensor, "batch width _ _"], size: tuple[int, int], resize: Resize
+    features: Float[Tensor, "batch width _ _"], size: tuple[int, int], resize: str
 ) -> Float[Tensor, "batch width height columns"]:
     """A map at another height and width; as it is, where it has them already.
 

@@ -19,8 +19,8 @@ from tutelage.objectives.precision import at_least_float32
 
 
 def feature_matching(
-    student_features: Float[Tensor, "batch *shape"],
-    teacher_features: Float[Tensor, "batch *shape"],
+    student_features: Float[Tensor, "batch ..."],
+    teacher_features: Float[Tensor, "batch ..."],
     *,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, "..."]:

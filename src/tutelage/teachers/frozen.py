@@ -48,8 +48,32 @@ class FrozenTeacher(TeacherModule):
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
-        self.taps = dict(taps or {})
-        self._observed = ObservedModel(model, embedding=embedding, taps=self.taps, hidden=hidden, logits=logits)
+        self.taps: dict[str, str] = {}
+        self._embedding, self._hidden, self._logits = embedding, hidden, logits
+        self.observe(taps=taps)
+
+    def observe(self, *, embedding: bool = False, taps: Mapping[str, str] | None = None, hidden: bool = False) -> None:
+        """Give these parts too, besides what is given already: a method asks for what its objectives read.
+
+        Args:
+            embedding: `Outputs.embedding`.
+            taps: `Outputs.features`: places by feature name (see `tutelage.features.FeatureTaps`).
+            hidden: `Outputs.hidden` and `Outputs.head` of a causal language model.
+
+        Raises:
+            ValueError: The name of a feature stands for another place already, or a place does not exist.
+        """
+        for name, place in (taps or {}).items():
+            if self.taps.get(name, place) != place:
+                raise ValueError(
+                    f"Expected the teacher's feature {name!r} to have one place, "
+                    f"but it is read at {self.taps[name]!r} and wanted at {place!r}."
+                )
+        self.taps = {**self.taps, **(taps or {})}
+        self._embedding, self._hidden = self._embedding or embedding, self._hidden or hidden
+        self._observed = ObservedModel(
+            self.model, embedding=self._embedding, taps=self.taps, hidden=self._hidden, logits=self._logits
+        )
 
     def forward(self, batch: Batch) -> Outputs:
         """The model's outputs for a batch on the model's device: logits `[batch, classes]` and what was asked for.

@@ -168,9 +168,27 @@ class Distillation(BaseMethod):
                 hidden=self._reads("teacher.hidden"),
                 logits=self._reads("teacher.logits"),
             )
+        if isinstance(teacher, FrozenTeacher):
+            teacher.observe(
+                embedding=self._reads("teacher.embedding"),
+                taps=self._taps("teacher"),
+                hidden=self._reads("teacher.hidden"),
+            )
         if type(teacher) is CachedTeacher:
+            self._check_cached_features(teacher)
             return CachedTeacher(teacher.cache, dense=self._reads("teacher.logits"))
         return teacher
+
+    def _check_cached_features(self, teacher: CachedTeacher) -> None:
+        manifest = teacher.cache.manifest
+        for name, place in self._taps("teacher").items():
+            signal = f"features.{name}"
+            if signal not in manifest.signals or manifest.taps.get(name, place) != place:
+                held = ", ".join(manifest.signals)
+                raise ValueError(
+                    f"Expected the cache {teacher.cache.folder} to hold `{signal}` at {place!r}, which an objective "
+                    f"reads, but it holds {held}; build it with these signals, or ask the teacher itself."
+                )
 
     def _reads(self, path: str) -> bool:
         return any(path in term.objective.reads for term in self.terms.values())
