@@ -34,7 +34,7 @@ from tutelage.features.norm_direction import (
 )
 from tutelage.features.observed import ObservedModel
 from tutelage.features.projectors import FeatureProjector, width_projector
-from tutelage.features.relations import fsp_matrix
+from tutelage.features.relations import channel_relation_distance, fsp_matrix, sample_relation_distance
 from tutelage.features.scalekd import ScaleKD, ScaleKDObjective
 from tutelage.features.stages import stage_paths
 from tutelage.features.structured_transfer import (
@@ -95,6 +95,7 @@ __all__ = [
     "aspect_distillation",
     "beit_last_stage",
     "channel_masked_mse",
+    "channel_relation_distance",
     "channel_wise_distillation",
     "class_conditional_mean",
     "class_log_probabilities",
@@ -112,6 +113,7 @@ __all__ = [
     "norm_direction_loss",
     "remove_direct_component",
     "resize_map",
+    "sample_relation_distance",
     "spatial_masked_mse",
     "stage_paths",
     "subclass_classifier",

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from tutelage._checks import check_positive
+from tutelage._checks import Reduction, check_positive, reduce
 from tutelage.objectives.precision import at_least_float32
 
 
@@ -56,6 +56,82 @@ def fsp_matrix(
     first = normalized_positions(x, eps=eps) if instance_norm else at_least_float32(x).flatten(2)
     second = normalized_positions(y, eps=eps) if instance_norm else at_least_float32(y).flatten(2)
     return torch.bmm(first, second.mT) / first.shape[2]
+
+
+def sample_relation_distance(
+    student: Float[Tensor, "batch *student_shape"],
+    teacher: Float[Tensor, "other_batch *teacher_shape"],
+    *,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """How differently two networks find the samples of a batch alike.
+
+    d_r = ‖G_T − G_S‖²_F / batch², with G = A Aᵀ of the flattened features A and rows of G of length 1. It is DisWOT's
+    relation metric (CVPR 2023, arXiv 2303.15678, equation 5) and the similarity-preserving loss of Tung and Mori (ICCV
+    2019, equation 4). Widths and sizes may differ between the two; scaling either changes nothing.
+
+    Args:
+        student: `[batch, …]` features; they get the gradient.
+        teacher: `[batch, …]`, of the same samples; detached.
+        reduction: `"mean"` over samples, `"sum"`, or `"none"` (`[batch]`); a sample counts the mean over its relations.
+
+    Returns:
+        At least 0, in float32 or wider: a scalar, or `[batch]`. A row of zeros is alike to nothing.
+
+    Raises:
+        ValueError: Batch sizes that differ.
+
+    >>> sample_relation_distance(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.eye(2))
+    tensor(0.2929)
+    """
+    if student.shape[0] != teacher.shape[0]:
+        raise ValueError(
+            "Expected arguments `student` and `teacher` to have the same batch size, "
+            f"but got {student.shape[0]} and {teacher.shape[0]}."
+        )
+    difference = _relations(student.flatten(1)) - _relations(teacher.detach().flatten(1))
+    return reduce(difference.square().mean(dim=1), reduction)
+
+
+def channel_relation_distance(
+    student: Float[Tensor, "batch channels *positions"],
+    teacher: Float[Tensor, "other_batch other_channels *other_positions"],
+    *,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """How differently two networks let their channels go together, within every sample.
+
+    Σ_b ‖E^T_b − E^S_b‖²_F / (batch · channels), with E_b = f_b f_bᵀ of a map f_b `[channels, positions]` and rows of
+    length 1: DisWOT's semantic metric as a distiller (arXiv 2303.15678, section 3.3), and ICKD's loss up to a factor.
+    The numbers of positions may differ.
+
+    Args:
+        student: `[batch, channels, …]`; gets the gradient.
+        teacher: `[batch, channels, …]`; detached.
+        reduction: `"mean"` over samples, `"sum"`, or `"none"` (`[batch]`).
+
+    Returns:
+        At least 0, in float32 or wider: a scalar, or `[batch]`.
+
+    Raises:
+        ValueError: Batch sizes or channels that differ.
+
+    >>> channel_relation_distance(torch.tensor([[[1.0], [0.0]]]), torch.tensor([[[1.0], [0.0]]]))
+    tensor(0.)
+    """
+    if student.shape[:2] != teacher.shape[:2]:
+        raise ValueError(
+            "Expected arguments `student` and `teacher` to have the same batch size and channels, "
+            f"but got {tuple(student.shape[:2])} and {tuple(teacher.shape[:2])}."
+        )
+    difference = _relations(student.flatten(2)) - _relations(teacher.detach().flatten(2))
+    return reduce(difference.square().sum(dim=2).mean(dim=1), reduction)
+
+
+def _relations(rows: Tensor) -> Tensor:
+    """The product of every two rows, each row of products with length 1."""
+    wide = at_least_float32(rows)
+    return functional.normalize(wide @ wide.mT, dim=-1)
 
 
 def normalized_positions(
