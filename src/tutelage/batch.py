@@ -12,8 +12,6 @@ from torch import Tensor
 Inputs = Tensor | dict[str, Tensor]
 """What a model is called with: one tensor (`model(inputs)`) or named tensors (`model(**inputs)`)."""
 
-_TEACHER = "teacher."
-
 
 @dataclass(slots=True)
 class Batch:
@@ -27,7 +25,7 @@ class Batch:
             per-sample state. The same sample has the same index in every epoch, order and process.
         extras: More per-sample tensors by name (sensitivities, masks, costs …), each `[batch, …]`. Those whose names
             begin with `teacher.` are what the teacher reads in place of `inputs` (another tokenizer's ids, another
-            view).
+            view); several networks read each their own in this way (`inputs_for`).
 
     >>> batch = Batch(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), torch.arange(4))
     >>> len(batch), batch.to("cpu").target.tolist()
@@ -51,8 +49,19 @@ class Batch:
         >>> {name: tuple(value.shape) for name, value in batch.teacher_inputs.items()}
         {'input_ids': (1, 2)}
         """
-        own = {name[len(_TEACHER) :]: value for name, value in self.extras.items() if name.startswith(_TEACHER)}
-        return own or self.inputs
+        return self.inputs_for("teacher")
+
+    def inputs_for(self, reader: str) -> Inputs:
+        """What a network of that name is called with: the extras `READER.NAME` by their names, or the inputs.
+
+        >>> batch = Batch(torch.zeros(2, 4), None, torch.arange(2), {"auxiliary.input": torch.ones(2, 3)})
+        >>> tuple(batch.inputs_for("auxiliary")["input"].shape), tuple(batch.inputs_for("student").shape)
+        ((2, 3), (2, 4))
+        """
+        start = f"{reader}."
+        return {
+            name[len(start) :]: value for name, value in self.extras.items() if name.startswith(start)
+        } or self.inputs
 
     def to(self, device: torch.device | str, **options: Any) -> Batch:
         """The same batch on another device."""

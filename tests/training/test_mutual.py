@@ -4,7 +4,7 @@ import copy
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from tutelage.objectives import (
     balanced_divergence,
     forward_kl,
 )
+from tutelage.outputs import Outputs
 from tutelage.training import Distillation, Monitor, MutualDistillation, Trainer, TrainingSettings, Weighted
 
 
@@ -307,3 +308,42 @@ if __name__ == "__main__":
     job.run()
     if job.accelerator.is_main_process:
         write_tensors(Path(sys.argv[1]) / "ends.safetensors", ends(job))
+
+
+class _Statistics(Objective):
+    """Keeps what it was told before training."""
+
+    reads = ("student.logits", "teacher.logits")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[Outputs | None, Batch]] = []
+
+    def prepare(self, lessons: Iterable[tuple[Outputs | None, Batch]]) -> None:
+        self.told = list(lessons)
+
+    def loss(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        return (student_logits - teacher_logits.detach()).square().mean()
+
+
+def test_objectives_take_statistics_of_what_a_partner_says_about_all_samples() -> None:
+    first, second = network(8, seed=1, dropout=0.5), network(6, seed=2, dropout=0.5)
+    method = MutualDistillation({"first": first, "second": second}, {"first": _Statistics()})
+    expected = second.eval()(batch(64).inputs).detach()
+    second.train()
+    Trainer(method, samples(64), settings=TrainingSettings(epochs=1, batch_size=16)).run()
+    (statistics,) = (term.objective for term in method._terms if isinstance(term.objective, _Statistics))
+    assert torch.equal(torch.cat([one.index for _, one in statistics.told]), torch.arange(64))
+    said = torch.cat([outputs.logits for outputs, _ in statistics.told if outputs and outputs.logits is not None])
+    torch.testing.assert_close(said, expected)
+    assert not said.requires_grad
+    assert second.training
+
+
+def test_networks_see_each_its_own_view() -> None:
+    student, teacher = nn.Linear(4, 3), nn.Linear(2, 3)
+    data = Batch(torch.randn(6, 4), torch.arange(6) % 3, torch.arange(6), {"teacher.input": torch.randn(6, 2)})
+    method = MutualDistillation({"teacher": teacher, "student": student}, {"student": ForwardKL()})
+    losses = method.step(data)
+    kl = forward_kl(student(data.inputs), teacher(data.extras["teacher.input"]), reduction="mean")
+    torch.testing.assert_close(losses["student/forward_kl"], kl)

@@ -19,6 +19,7 @@ BUILT_IN = LazyRegistry(
         "breast_cancer": "tutelage.data.toy_tables:breast_cancer",
         "crowds": "tutelage.data.crowds:crowds",
         "diabetes": "tutelage.data.toy_tables:diabetes",
+        "digit_scenes": "tutelage.data.digit_scenes:digit_scenes",
         "digits": "tutelage.data.digits:digits",
         "glyphs": "tutelage.data.glyphs:glyphs",
         "iris": "tutelage.data.toy_tables:iris",

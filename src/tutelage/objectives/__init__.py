@@ -209,6 +209,13 @@ from tutelage.objectives.ranking import (
 from tutelage.objectives.regression import (
     MeanSquaredError,
 )
+from tutelage.objectives.routing import (
+    InstanceRouter,
+    load_balancing_loss,
+    mutual_distillation_loss,
+    routed_distillation_loss,
+    top_k_routing,
+)
 from tutelage.objectives.schedules import (
     Constant,
     CosineRamp,
@@ -289,6 +296,7 @@ __all__ = [
     "HLGaussLoss",
     "HistogramHead",
     "HistogramSupport",
+    "InstanceRouter",
     "JensenShannon",
     "JensenShannonLabelLoss",
     "KnowledgeDistillation",
@@ -389,6 +397,7 @@ __all__ = [
     "list_wise_retrieval_distillation",
     "listmle",
     "listwise_softmax_loss",
+    "load_balancing_loss",
     "logit_mse",
     "margin_change",
     "margin_vector",
@@ -398,6 +407,7 @@ __all__ = [
     "minimizability_gap",
     "minimizability_gap_upper_bound",
     "minimum_edit_distance_mapping",
+    "mutual_distillation_loss",
     "normalize_scores",
     "online_hard_example_mask",
     "pairwise_l1_distance",
@@ -415,6 +425,7 @@ __all__ = [
     "reverse_kl",
     "rho_margin_loss",
     "robust_log_loss",
+    "routed_distillation_loss",
     "self_adjusting_dice_loss",
     "sequence_level_kd",
     "sequence_log_prob",
@@ -437,6 +448,7 @@ __all__ = [
     "token_entropy",
     "token_log_probs",
     "top_k_forward_kl",
+    "top_k_routing",
     "total_variation",
     "trades_loss",
     "transformation_consistency_features",

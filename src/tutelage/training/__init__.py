@@ -10,12 +10,14 @@ from tutelage.training.gradient_balanced import GradientBalancedDistillation
 from tutelage.training.interruption import Interrupted
 from tutelage.training.method import BaseMethod, Method, Stateful
 from tutelage.training.monitors import Monitor, ProgressMonitor
+from tutelage.training.mst_distill import MSTDistill, TeacherSpecialization
 from tutelage.training.mutual import MutualDistillation
 from tutelage.training.oracle_experiment import OracleDistillationExperiment
 from tutelage.training.power_law_monitor import PowerLawMonitor
 from tutelage.training.ratio_monitor import RatioMonitor
 from tutelage.training.response_sources import MixedResponses, OfflineResponses, OnlineResponses
 from tutelage.training.responses import Responses, generate_responses, response_batch
+from tutelage.training.routed import MultipliedEvery, RoutedDistillation, TeacherGroup
 from tutelage.training.settings import EarlyStopping, TrainingSettings
 from tutelage.training.teacher_fine_tuning import MCMIFineTuning, fine_tune_teacher
 from tutelage.training.trainer import NonFiniteLoss, Trainer
@@ -32,9 +34,11 @@ __all__ = [
     "GradientBalancedDistillation",
     "Interrupted",
     "MCMIFineTuning",
+    "MSTDistill",
     "Method",
     "MixedResponses",
     "Monitor",
+    "MultipliedEvery",
     "MutualDistillation",
     "NonFiniteLoss",
     "OfflineResponses",
@@ -44,7 +48,10 @@ __all__ = [
     "ProgressMonitor",
     "RatioMonitor",
     "Responses",
+    "RoutedDistillation",
     "Stateful",
+    "TeacherGroup",
+    "TeacherSpecialization",
     "Trainer",
     "TrainingSettings",
     "Weighted",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage._checks import nearest
+from tutelage.assessment.evaluation_mode import evaluation_mode
 from tutelage.batch import Batch
 from tutelage.features.observed import ObservedModel
 from tutelage.objectives import BalancedDivergence, CrossEntropy, ForwardKL, Objective
@@ -45,6 +46,9 @@ class MutualDistillation(BaseMethod):
     called as (outputs of i, outputs of j, batch): i is its student and j its teacher. Every network is asked once a
     batch, in training mode. What a partner says is detached: nobody learns through the loss of another one, so the
     order in which the optimisers step does not matter.
+
+    Networks may see the samples each in its own way: a network reads the extras `NAME.…` of a batch where it has any
+    (`Batch.inputs_for`), and the inputs otherwise.
 
     Presets: `deep_mutual_learning`, `bd_kd` and `one_way`; for other pairs of lessons `online`.
 
@@ -220,15 +224,15 @@ class MutualDistillation(BaseMethod):
 
     def setup(self, batch: Batch) -> None:
         """Let objectives make what depends on the shapes of features; the networks' state is left as it was."""
-        modes = [(module, module.training) for network in self.networks.values() for module in network.modules()]
-        for network in self.networks.values():
-            network.eval()
-        with torch.no_grad():
-            said = {name: observed(batch.inputs) for name, observed in self._observed.items()}
-        for module, mode in modes:
-            module.training = mode
+        said = {name: self._ask(name, batch) for name in self.networks}
         for term in self._terms:
             term.objective.build(said[term.learner], said[term.partner] if term.partner else None, batch)
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Let objectives take statistics of what a partner says about all training data before anyone has learned."""
+        for term in self._terms:
+            partner = term.partner
+            term.objective.prepare((self._ask(partner, batch) if partner else None, batch) for batch in batches)
 
     def advance(self, progress: Progress) -> None:
         """Bring weights and objectives to their values at this place in the run."""
@@ -240,7 +244,7 @@ class MutualDistillation(BaseMethod):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted losses by `NETWORK/OBJECTIVE`."""
-        said = {name: observed(batch.inputs) for name, observed in self._observed.items()}
+        said = {name: observed(batch.inputs_for(name)) for name, observed in self._observed.items()}
         for observe in self.observers:
             observe(said, batch)
         heard = {name: outputs.detach() for name, outputs in said.items()} if self.detach_partners else said
@@ -249,6 +253,12 @@ class MutualDistillation(BaseMethod):
             loss = factor * term.objective(said[term.learner], heard[term.partner] if term.partner else None, batch)
             losses[term.name] = losses[term.name] + loss if term.name in losses else loss
         return losses
+
+    @torch.no_grad()
+    def _ask(self, name: str, batch: Batch) -> Outputs:
+        """What a network says in evaluation mode; its state is left as it was."""
+        with evaluation_mode(self.networks[name]):
+            return self._observed[name](batch.inputs_for(name))
 
     def _known(self, name: str, argument: str) -> str:
         if name not in self.networks:
