@@ -10,9 +10,10 @@ from tutelage.outputs import Outputs
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_agrees_with_torch(label_smoothing: float) -> None:
-    logits, target = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
-    target[0, 1] = -100
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (2, 3, 4)])
+def test_agrees_with_torch(label_smoothing: float, shape: tuple[int, ...]) -> None:
+    logits, target = torch.randn(*shape, 5), torch.randint(5, shape)
+    target.view(-1)[1] = -100
     expected = F.cross_entropy(logits.reshape(-1, 5), target.reshape(-1), label_smoothing=label_smoothing)
     torch.testing.assert_close(CrossEntropy(label_smoothing=label_smoothing)(logits, target), expected)
 

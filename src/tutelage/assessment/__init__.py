@@ -83,6 +83,7 @@ from tutelage.assessment.robustness import (
     robust_accuracy_curve,
     weighted_robust_accuracy,
 )
+from tutelage.assessment.segmentation import confusion_matrix, iou_from_confusion, mean_iou
 from tutelage.assessment.sequence_distance import (
     exact_sequence_kl,
     mean_and_error,
@@ -137,6 +138,7 @@ __all__ = [
     "cohen_kappa",
     "conditional_mutual_information",
     "confidence_auroc",
+    "confusion_matrix",
     "counting_errors",
     "coverage_from_log_prob",
     "disagreement_breakdown",
@@ -152,6 +154,7 @@ __all__ = [
     "holm_correction",
     "holm_over_tasks",
     "insert_canaries",
+    "iou_from_confusion",
     "knn_probe",
     "kolmogorov_smirnov_calibration_error",
     "krippendorff_alpha",
@@ -160,6 +163,7 @@ __all__ = [
     "load_calibrated",
     "maximum_calibration_error",
     "mean_and_error",
+    "mean_iou",
     "mean_reciprocal_rank",
     "misclassification_cost",
     "narrow_misclassification_mask",

@@ -26,6 +26,7 @@ from tutelage.assessment.fidelity import FidelityTally
 from tutelage.assessment.latency import latency_distribution
 from tutelage.assessment.report_card import ReportCard
 from tutelage.assessment.robustness import robust_accuracy_curve
+from tutelage.assessment.segmentation import confusion_matrix, iou_from_confusion
 from tutelage.batch import Batch
 from tutelage.data.samples import Samples, Task
 from tutelage.models import call_model, multiply_adds, parameter_count
@@ -56,7 +57,8 @@ def assess(
     """Ask a model every sample once, and write down what it knows.
 
     The task is read off the first sample: floating-point targets are regression, integer targets with sequence outputs
-    are causal language modelling, the rest is classification. Then:
+    are causal language modelling, logits of pixels `[batch, height, width, classes]` are segmentation, the rest is
+    classification. Then:
 
     * classification: accuracy, top-5 accuracy (above 5 classes), negative log-likelihood, Brier score, expected and
       maximum calibration error, AUROC of confidence against correctness (where some predictions are right and some
@@ -68,6 +70,7 @@ def assess(
     * causal_lm: per token, over positions whose target is not −100: negative log-likelihood, its exponential
       (perplexity), accuracy; with a teacher agreement and KL, over the smaller of two vocabularies. Sums are kept,
       never all logits;
+    * segmentation: the same per pixel, without perplexity, and the mean over classes of intersection over union;
     * every task: parameters, multiply–adds of one sample, and latency of one sample (median and 95th percentile).
 
     A figure that does not apply or is not finite is absent. The model (and a teacher that is a module) is asked in
@@ -114,7 +117,7 @@ def assess(
         elif task == "regression":
             _regression(card, room, batch_size)
         else:
-            _language(card, room, outputs, batch_size)
+            _positions(card, room, outputs, batch_size)
         del outputs
         card.metrics["parameters"] = parameter_count(model)
         card.metrics["multiply_adds"] = multiply_adds(model, first.inputs)
@@ -177,6 +180,8 @@ def _task_of(outputs: Outputs, target: Tensor | None) -> Task:
         return "regression"
     if outputs.logits is None or (outputs.logits.ndim == 3 and target is not None):
         return "causal_lm"
+    if outputs.logits.ndim == 4:
+        return "segmentation"
     return "classification"
 
 
@@ -239,14 +244,16 @@ def _regression(card: ReportCard, room: _ExamRoom, batch_size: int) -> None:
         card.metrics["r2"] = float((1 - error.square().sum(dim=0)[varies] / spread[varies]).mean())
 
 
-def _language(card: ReportCard, room: _ExamRoom, outputs: Outputs, batch_size: int) -> None:
+def _positions(card: ReportCard, room: _ExamRoom, outputs: Outputs, batch_size: int) -> None:
     if outputs.logits is not None:  # the widest thing that the model builds for one sample
         batch_size = max(1, min(batch_size, LOGIT_BUDGET // outputs.logits.numel()))
-    sums = dict.fromkeys(("negative_log_likelihood", "token_accuracy", "teacher_agreement", "teacher_kl"), 0.0)
-    tokens, tally = 0, FidelityTally()
+    pixels = card.task == "segmentation"
+    right = "pixel_accuracy" if pixels else "token_accuracy"
+    sums = dict.fromkeys(("negative_log_likelihood", right, "teacher_agreement", "teacher_kl"), 0.0)
+    tokens, tally, confusion = 0, FidelityTally(), torch.zeros((), dtype=torch.int64)
     for batch in room.batches(batch_size):
         if batch.target is None:
-            raise ValueError("Expected argument `samples` to have targets for a language model, but it has none.")
+            raise ValueError(f"Expected argument `samples` to have targets for {card.task}, but it has none.")
         target = batch.target.reshape(-1).long()
         student_rows = _rows(call_model(room.model, batch.inputs), batch.target.shape, "model")
         asked = room.ask_teacher(batch)
@@ -259,7 +266,9 @@ def _language(card: ReportCard, room: _ExamRoom, outputs: Outputs, batch_size: i
         for part in kept.split(max(1, ROW_BUDGET // width)):  # type: ignore[no-untyped-call]
             logits, truth = student_rows(part), target[part]
             sums["negative_log_likelihood"] += negative_log_likelihood(logits, truth) * len(part)
-            sums["token_accuracy"] += accuracy(logits, truth) * len(part)
+            sums[right] += accuracy(logits, truth) * len(part)
+            if pixels:
+                confusion = confusion + confusion_matrix(logits.argmax(dim=1), truth, width, IGNORED).cpu()
             if teacher_rows is not None:
                 taught = teacher_rows(part)
                 common = min(width, taught.shape[-1])
@@ -274,6 +283,9 @@ def _language(card: ReportCard, room: _ExamRoom, outputs: Outputs, batch_size: i
         key: value / tokens for key, value in sums.items() if room.teacher is not None or not key.startswith("teacher")
     }
     _add_fidelity(card, tally)
+    if pixels:
+        card.metrics["mean_iou"] = float(iou_from_confusion(confusion).nanmean())
+        return
     loss = card.metrics["negative_log_likelihood"]
     card.metrics["perplexity"] = math.exp(loss) if loss < 700 else math.inf
 

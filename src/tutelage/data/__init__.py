@@ -13,6 +13,7 @@ from tutelage.data.byte_level import boundary_token_mask, byte_level_tokens
 from tutelage.data.characters import ByteTokenizer, CharacterTokenizer, completion_samples, train_bpe
 from tutelage.data.corruptions import CORRUPTIONS, corrupt
 from tutelage.data.crowds import crowds, density_map, downsample_density
+from tutelage.data.digit_scenes import digit_scenes
 from tutelage.data.image_transforms import (
     IMAGE_TRANSFORMS,
     Blur,
@@ -89,6 +90,7 @@ __all__ = [
     "default_image_transforms",
     "density_map",
     "describe_image_transform",
+    "digit_scenes",
     "document_frequency",
     "downsample_density",
     "drop_classes",

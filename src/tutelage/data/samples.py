@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tutelage.batch import Batch
 
-Task = Literal["classification", "regression", "causal_lm"]
-"""What a target is: one class a sample, one real number (or vector) a sample, or the next token at every position."""
+Task = Literal["classification", "regression", "causal_lm", "segmentation"]
+"""What a target is: one class a sample, one real number (or vector) a sample, the next token at every position, or a
+class for every pixel (`[height, width]`, logits with classes last)."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from tutelage.models.mixer import MLPMixer, mlp_mixer
 from tutelage.models.plain import convnet, mlp
 from tutelage.models.pretrained import load_pretrained
 from tutelage.models.saving import load_model, load_weights, save_model
+from tutelage.models.segmentation import Segmenter, segmenter
 from tutelage.models.sentence_encoder import sentence_embeddings
 from tutelage.models.sizes import multiply_adds, parameter_count
 from tutelage.models.specification import BUILDERS, ModelSpecification, build_model, specification_of
@@ -36,6 +37,7 @@ __all__ = [
     "LongestTokens",
     "MLPMixer",
     "ModelSpecification",
+    "Segmenter",
     "TokenLevelEnsemble",
     "add_lora",
     "build_model",
@@ -60,6 +62,7 @@ __all__ = [
     "parameter_count",
     "resnet",
     "save_model",
+    "segmenter",
     "sentence_embeddings",
     "specification_of",
     "swin",

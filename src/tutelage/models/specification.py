@@ -24,6 +24,7 @@ BUILDERS = LazyRegistry(
         "mlp": "tutelage.models.plain:mlp",
         "mlp_mixer": "tutelage.models.mixer:mlp_mixer",
         "resnet": "tutelage.models.vision:resnet",
+        "segmenter": "tutelage.models.segmentation:segmenter",
         "swin": "tutelage.models.vision:swin",
         "vit": "tutelage.models.vision:vit",
     }
@@ -39,7 +40,7 @@ class ModelSpecification(BaseModel):
     """A model in words: enough to build it again, and nothing but JSON.
 
     Attributes:
-        name: A builder (`mlp`, `mlp_mixer`, `convnet`, `resnet`, `vit`, `swin`, `convnext`, `causal_lm`, `encoder_lm`),
+        name: A builder (`mlp`, `mlp_mixer`, `convnet`, `resnet`, `vit`, `swin`, `convnext`, `segmenter`, `causal_lm` …),
             a factory of your own (`package.module:factory`), or a folder or Hugging Face name of a `transformers`
             model.
         arguments: What the builder or factory is called with; for a `transformers` model, what `from_pretrained` is

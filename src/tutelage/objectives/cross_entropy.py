@@ -37,7 +37,7 @@ class CrossEntropy(Objective):
 
     def loss(self, student_logits: Tensor, target: Tensor) -> Tensor:
         """The mean over labelled positions."""
-        if student_logits.ndim == 2 and student_logits.device.type == "cpu" and target.dtype == torch.int64:
+        if student_logits.ndim in (2, 4) and student_logits.device.type == "cpu" and target.dtype == torch.int64:
             return self._fast(student_logits, target)
         return reduce_over_labels(
             lambda labels, logits: F.cross_entropy(
@@ -52,7 +52,7 @@ class CrossEntropy(Objective):
         """The same from one kernel, which checks labels itself on a CPU; what it finds wrong is said in our words."""
         try:
             loss = F.cross_entropy(
-                at_least_float32(student_logits),
+                at_least_float32(student_logits).movedim(-1, 1),  # pixels: maps are the layout that it is fast in
                 target,
                 label_smoothing=self.label_smoothing,
                 ignore_index=self.ignore_index,

@@ -128,6 +128,8 @@ _KNOWN = (
     Metric("accuracy", "Accuracy", "higher", "fraction"),
     Metric("top5_accuracy", "Top-5 accuracy", "higher", "fraction"),
     Metric("token_accuracy", "Token accuracy", "higher", "fraction"),
+    Metric("mean_iou", "Mean IoU", "higher", "fraction"),
+    Metric("pixel_accuracy", "Pixel accuracy", "higher", "fraction"),
     Metric("robust_accuracy", "Robust accuracy", "higher", "fraction"),
     Metric("mean_confidence", "Mean confidence", None, "fraction"),
     Metric("mean_squared_error", "Mean squared error", "lower"),
@@ -160,6 +162,8 @@ METRICS = {known.name: known for known in _KNOWN}
 QUALITY = (
     "accuracy",
     "token_accuracy",
+    "mean_iou",
+    "pixel_accuracy",
     "r2",
     "mean_squared_error",
     "mean_absolute_error",

@@ -24,8 +24,8 @@ def evaluate_model(
     Args:
         model: The model to ask, on its own device.
         samples: What it is asked about.
-        task: `classification` and `causal_lm` give mean cross-entropy in nats and accuracy (over positions whose target
-            is not -100); `regression` gives mean squared and mean absolute error.
+        task: `classification`, `causal_lm` and `segmentation` give mean cross-entropy in nats and accuracy (over
+            positions whose target is not -100); `regression` gives mean squared and mean absolute error.
         batch_size: Samples a call.
         prefix: Put in front of every metric's name.
 
