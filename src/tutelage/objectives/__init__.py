@@ -161,6 +161,7 @@ from tutelage.objectives.mcmi import (
     MCMILoss,
     mcmi_loss,
 )
+from tutelage.objectives.multi_teacher_adversarial import multi_teacher_adversarial_distillation
 from tutelage.objectives.multiclass_margin import (
     CrammerSingerLoss,
     WestonWatkinsLoss,
@@ -407,6 +408,7 @@ __all__ = [
     "minimizability_gap",
     "minimizability_gap_upper_bound",
     "minimum_edit_distance_mapping",
+    "multi_teacher_adversarial_distillation",
     "mutual_distillation_loss",
     "normalize_scores",
     "online_hard_example_mask",

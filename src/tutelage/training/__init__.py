@@ -1,6 +1,7 @@
 """Training: methods (ways to teach), the trainer that runs them, checkpoints and monitors."""
 
 from tutelage.training.adversarial import AdversarialDistillation
+from tutelage.training.balances import EntropyBalance, NormalizedLossBalance
 from tutelage.training.bilevel import BilevelDistiller, lookahead_hypergradient
 from tutelage.training.checkpoints import Checkpoint, load_checkpoint, load_latest, save_checkpoint
 from tutelage.training.distillation import Distillation, Weighted
@@ -11,6 +12,7 @@ from tutelage.training.interruption import Interrupted
 from tutelage.training.method import BaseMethod, Method, Stateful
 from tutelage.training.monitors import Monitor, ProgressMonitor
 from tutelage.training.mst_distill import MSTDistill, TeacherSpecialization
+from tutelage.training.multi_teacher_adversarial import MultiTeacherAdversarialDistillation
 from tutelage.training.mutual import MutualDistillation
 from tutelage.training.oracle_experiment import OracleDistillationExperiment
 from tutelage.training.power_law_monitor import PowerLawMonitor
@@ -30,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "Distillation",
     "EarlyStopping",
+    "EntropyBalance",
     "GeneralizedKD",
     "GradientBalancedDistillation",
     "Interrupted",
@@ -38,9 +41,11 @@ __all__ = [
     "Method",
     "MixedResponses",
     "Monitor",
+    "MultiTeacherAdversarialDistillation",
     "MultipliedEvery",
     "MutualDistillation",
     "NonFiniteLoss",
+    "NormalizedLossBalance",
     "OfflineResponses",
     "OnlineResponses",
     "OracleDistillationExperiment",
