@@ -58,6 +58,7 @@ def multi_teacher_adversarial_distillation(
         ValueError: Shapes that differ, a negative weight or `eps`, a temperature that is not positive, or an unknown
             reduction.
 
+    >>> import torch
     >>> student = torch.tensor([[0.5, 0.5]]).log()
     >>> teacher = torch.tensor([[0.8, 0.2]]).log()
     >>> multi_teacher_adversarial_distillation(student, student, teacher, student, weights=(1.0, 1.0))
@@ -89,6 +90,7 @@ def adversarial_terms(
 ) -> tuple[Tensor, Tensor]:
     """The two terms without their weights; arguments and errors are those of the loss.
 
+    >>> import torch
     >>> student, teacher = torch.zeros(1, 2), torch.tensor([[0.8, 0.2]]).log()
     >>> adversarial_terms(student, student, teacher, student)
     (tensor(0.1927), tensor(0.))
