@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmarks.harness import side_by_side
+from benchmarks.harness import record, side_by_side
 from tutelage.features import ObservedModel, stage_paths
 from tutelage.models import causal_lm, mlp, resnet, vit
 

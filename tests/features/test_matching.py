@@ -94,8 +94,11 @@ def test_an_error_of_shape_says_where_and_what_would_help() -> None:
     assert FeatureMatching(*places, resize="area")(maps, small).item() == 0
     tokens = [torch.zeros(2, 16, 3)]
     assert FeatureMatching(*places)(tokens, small).item() == 0
-    with pytest.raises(ValueError, match=r"got \(2, 16, 3\) and \(2, 17, 3\)\."):
+    with pytest.raises(
+        ValueError, match=r"got \(2, 16, 3\) and \(2, 17, 3\); `resize=\"bilinear\"` would make maps of"
+    ):
         FeatureMatching(*places)(tokens, [torch.zeros(2, 17, 3)])
+    assert FeatureMatching(*places, resize="bilinear")(tokens, [torch.zeros(2, 5, 3)]).item() == 0
     with pytest.raises(ValueError, match=r"got \(2, 3\) and \(2, 16, 3\)"):
         FeatureMatching(*places)([torch.zeros(2, 3)], tokens)
     with pytest.raises(ValueError, match=r"'stage:0' of the student: Expected argument `features` to fill a grid"):

@@ -94,7 +94,8 @@ class _TappedObjective(Objective):
 
         Args:
             student_features: `[batch, width]`, tokens `[batch, tokens, width]` or maps `[batch, width, height, width]`.
-            teacher_features: As many. Where only one of a pair is a map, the tokens of the other become one.
+            teacher_features: As many. Where only one of a pair is a map, the tokens of the other become one; with
+                `resize`, so do both where there are more tokens on one side.
             maps: Make maps of all of them.
 
         Raises:
@@ -109,14 +110,16 @@ class _TappedObjective(Objective):
 
     def _aligned(self, index: int, student: Tensor, teacher: Tensor, maps: bool) -> tuple[Tensor, Tensor]:
         given = student, teacher
-        if maps or 4 in (student.ndim, teacher.ndim):
+        resized = self.resize is not None and student.ndim == teacher.ndim == 3 and student.shape[1] != teacher.shape[1]
+        if maps or resized or 4 in (student.ndim, teacher.ndim):
             student = self._map(student, "student", self.student_taps[index])
             teacher = self._map(teacher, "teacher", self.teacher_taps[index])
             if student.shape[2:] != teacher.shape[2:] and self.resize is not None:
                 student = resize_map(student, (teacher.shape[2], teacher.shape[3]), self.resize)
             sizes, way = (student.shape[2:], teacher.shape[2:]), '; `resize="bilinear"` would resize the student\'s'
         else:
-            sizes, way = (student.shape[1:-1], teacher.shape[1:-1]), ""
+            tokens = '; `resize="bilinear"` would make maps of both and resize the student\'s'
+            sizes, way = (student.shape[1:-1], teacher.shape[1:-1]), tokens if student.ndim == teacher.ndim == 3 else ""
         if student.ndim != teacher.ndim or sizes[0] != sizes[1]:
             raise ValueError(
                 f"Expected {self.student_taps[index]!r} of the student and {self.teacher_taps[index]!r} of the teacher "
