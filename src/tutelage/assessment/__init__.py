@@ -54,6 +54,7 @@ from tutelage.assessment.coverage import (
 )
 from tutelage.assessment.diversity import DiversityReport, diversity_report
 from tutelage.assessment.eigen_cam import eigen_cam
+from tutelage.assessment.encoder_probe import probe_encoder
 from tutelage.assessment.f1 import (
     best_f1_threshold,
     span_f1,
@@ -61,6 +62,7 @@ from tutelage.assessment.f1 import (
 )
 from tutelage.assessment.fidelity import FidelityTally
 from tutelage.assessment.improvements import ImprovementTable, generalization_fidelity_report, holm_over_tasks
+from tutelage.assessment.landscape import Connectivity, ParameterPlane, linear_mode_connectivity, parameter_plane
 from tutelage.assessment.latency import LatencyDistribution, latency_distribution
 from tutelage.assessment.mutual_information import conditional_mutual_information
 from tutelage.assessment.probes import knn_probe, linear_probe
@@ -109,6 +111,7 @@ __all__ = [
     "CalibratedModel",
     "Canary",
     "CandidateTree",
+    "Connectivity",
     "DiversityReport",
     "Fidelity",
     "FidelityTally",
@@ -116,6 +119,7 @@ __all__ = [
     "Interval",
     "LatencyDistribution",
     "PairedComparison",
+    "ParameterPlane",
     "ProxyGoldenCurve",
     "ReliabilityCurve",
     "ReportCard",
@@ -159,6 +163,7 @@ __all__ = [
     "kolmogorov_smirnov_calibration_error",
     "krippendorff_alpha",
     "latency_distribution",
+    "linear_mode_connectivity",
     "linear_probe",
     "load_calibrated",
     "maximum_calibration_error",
@@ -171,10 +176,12 @@ __all__ = [
     "negative_log_likelihood",
     "pabak",
     "paired_t_test",
+    "parameter_plane",
     "pass_at_k",
     "per_class_recall",
     "pgd_attack",
     "prediction_fidelity",
+    "probe_encoder",
     "projected_gradient_ascent",
     "quadratic_weighted_kappa",
     "rank_agreement",
