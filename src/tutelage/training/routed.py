@@ -274,7 +274,7 @@ def logits_of(network: nn.Module, batch: Batch, reader: str = "student") -> Tens
     >>> logits_of(nn.Linear(4, 3), Batch(torch.ones(2, 4), None, torch.arange(2))).shape
     torch.Size([2, 3])
     """
-    logits = call_model(network, batch.inputs if reader == "student" else batch.inputs_for(reader)).logits
+    logits = call_model(network, batch.inputs_for(reader)).logits
     if logits is None:
         raise ValueError(f"Expected {type(network).__name__} to give logits, but it gives none.")
     return logits
