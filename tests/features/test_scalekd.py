@@ -242,8 +242,8 @@ def test_a_cache_alone_is_not_enough_but_the_stage_can_be_given(tmp_path) -> Non
     teacher, student = swin((1, 8, 8), 4, **TEACHER), STUDENTS["cnn"]()
     path = last_stage(teacher, freeze=True)
     samples = ArraySamples(torch.randn(6, 1, 8, 8), torch.arange(6) % 4)
-    frozen = FrozenTeacher(teacher, taps={"last_map": path.tap})
-    build_cache(frozen, samples, tmp_path / "cache", signals=("logits", "features.last_map"), dtype="float32")
+    frozen = FrozenTeacher(teacher, taps={path.tap: path.tap})
+    build_cache(frozen, samples, tmp_path / "cache", signals=("logits", f"features.{path.tap}"), dtype="float32")
     cached = CachedTeacher(tmp_path / "cache")
     with pytest.raises(ValueError, match="needs the teacher itself and not its signals alone"):
         Distillation(cached, student, ScaleKDObjective())

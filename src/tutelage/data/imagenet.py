@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from tutelage._checks import check_option
 from tutelage.batch import Batch
+from tutelage.data.samples import Data
 
 SOURCES = {
     "imagenet": ("ILSVRC/imagenet-1k", "validation"),
@@ -41,9 +43,13 @@ class EvaluationImages:
     def batch(self, rows: Tensor) -> Batch:
         """The images in the given rows, `[batch, 3, 224, 224]`, and their classes."""
         found = [self.rows[row] for row in rows.tolist()]
-        images = torch.stack([_prepared(one["image"]) for one in found])
+        images = torch.stack([self.prepared(one["image"]) for one in found])
         mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _DEVIATION))
         return Batch((images - mean) / deviation, torch.tensor([one["label"] for one in found]), rows.clone())
+
+    def prepared(self, image: Any) -> Tensor:
+        """One image as it is shown, `[3, 224, 224]` in [0, 1]."""
+        return _prepared(image)
 
     def fingerprint(self) -> str:
         """That of the rows, where they have one (Hugging Face data sets do)."""
@@ -70,10 +76,53 @@ def imagenet_images(name: str) -> EvaluationImages:
     return EvaluationImages(datasets.load_dataset(source, split=split))
 
 
+class TrainingImages(EvaluationImages):
+    """The same, but a random part of 8 to 100 % of each image, 224 × 224, mirrored at random, anew each time.
+
+    Args:
+        rows: As for `EvaluationImages`.
+
+    Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015 (section 6; as PyTorch's reference training).
+    """
+
+    def prepared(self, image: Any) -> Tensor:
+        """A random part of an image, drawn from PyTorch's global generator, which the trainer seeds and resumes."""
+        area, log_ratio, along, across, mirrored = torch.rand(5).tolist()
+        area = (0.08 + 0.92 * area) * image.width * image.height
+        ratio = math.exp((2 * log_ratio - 1) * math.log(4 / 3))
+        width, height = (
+            min(image.width, round(math.sqrt(area * ratio))),
+            min(image.height, round(math.sqrt(area / ratio))),
+        )
+        left, top = round(across * (image.width - width)), round(along * (image.height - height))
+        part = image.convert("RGB").resize((224, 224), box=(left, top, left + width, top + height))
+        pixels = _pixels(part)
+        return pixels.flip(-1) if mirrored < 0.5 else pixels
+
+
+def imagenet() -> Data:
+    """ImageNet-1K from the local Hugging Face cache; training images are augmented.
+
+    The images with labels that are held out are both the validation and the test part, as in the literature.
+
+    Raises:
+        ImportError: The package `datasets` is not installed.
+    """
+    import datasets
+
+    source, split = SOURCES["imagenet"]
+    held_out = EvaluationImages(datasets.load_dataset(source, split=split))
+    train = TrainingImages(datasets.load_dataset(source, split="train"))
+    return Data("imagenet", train, held_out, held_out, num_classes=1000)
+
+
 def _prepared(image: Any) -> Tensor:
     width, height = image.size
     scale = 256 / min(width, height)
     resized = image.convert("RGB").resize((round(width * scale), round(height * scale)))
     left, top = (resized.width - 224) // 2, (resized.height - 224) // 2
-    pixels = np.asarray(resized.crop((left, top, left + 224, top + 224)))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    return _pixels(resized.crop((left, top, left + 224, top + 224)))
+
+
+def _pixels(image: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255

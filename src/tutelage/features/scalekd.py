@@ -240,13 +240,7 @@ class ScaleKDObjective(Objective, name="scalekd"):
             "softmax_scale": softmax_scale,
             "norm": norm,
         }
-        self.reads = (
-            *(f"student.features.{place}" for place in student_taps),
-            "teacher.features.last_map",
-            "student.logits",
-            "teacher.logits",
-            "batch.target",
-        )
+        self.reads = _reads(student_taps, "stage:-1")  # until the teacher is there
         self.taps["student"] = {place: place for place in student_taps}
         self._teacher_stage: TeacherStage | None = None
         self.scalekd: ScaleKD | None = None
@@ -312,7 +306,13 @@ class ScaleKDObjective(Objective, name="scalekd"):
                 "Expected argument `teacher_stage` to have `tap`, the place of the last map, but got None."
             )
         self._teacher_stage = stage
-        self.taps["teacher"] = {"last_map": stage.tap}
+        self.taps["teacher"] = {stage.tap: stage.tap}
+        self.reads = _reads(tuple(self.taps["student"]), stage.tap)
+
+
+def _reads(student_taps: Sequence[str], teacher_tap: str) -> tuple[str, ...]:
+    features = (*(f"student.features.{place}" for place in student_taps), f"teacher.features.{teacher_tap}")
+    return (*features, "student.logits", "teacher.logits", "batch.target")
 
 
 def _both(weight: float | Sequence[float], name: str) -> tuple[float, float]:
