@@ -42,6 +42,7 @@ from tutelage.data.sensitivity import (
     token_spans,
 )
 from tutelage.data.subsets import SubsetSamples, split, subset, targets_of
+from tutelage.data.test_time_augmentation import test_time_augmentation
 from tutelage.data.texts import text_data
 from tutelage.data.transforms import (
     StreamBatch,
@@ -110,6 +111,7 @@ __all__ = [
     "step_is_right",
     "subset",
     "targets_of",
+    "test_time_augmentation",
     "text_data",
     "token_spans",
     "train_bpe",

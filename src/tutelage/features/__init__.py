@@ -34,6 +34,7 @@ from tutelage.features.norm_direction import (
 )
 from tutelage.features.observed import ObservedModel
 from tutelage.features.projectors import FeatureProjector, width_projector
+from tutelage.features.prototypes import nearest_prototype
 from tutelage.features.relations import channel_relation_distance, fsp_matrix, sample_relation_distance
 from tutelage.features.scalekd import ScaleKD, ScaleKDObjective
 from tutelage.features.stages import stage_paths
@@ -110,6 +111,7 @@ __all__ = [
     "intra_layer_pattern_loss",
     "last_stage",
     "mask_diversity_loss",
+    "nearest_prototype",
     "norm_direction_loss",
     "remove_direct_component",
     "resize_map",

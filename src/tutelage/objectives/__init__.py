@@ -51,6 +51,7 @@ from tutelage.objectives.comp_sum import (
     generalized_cross_entropy,
     mean_absolute_error_loss,
 )
+from tutelage.objectives.contrastive import multi_view_contrastive_loss
 from tutelage.objectives.correctness_aware import (
     CorrectnessAwareLoss,
     correctness_aware_loss,
@@ -71,6 +72,7 @@ from tutelage.objectives.cross_entropy import (
     CrossEntropy,
 )
 from tutelage.objectives.cross_tokenizer import ApproximateLikelihoodMatching
+from tutelage.objectives.detection import CentreDetection, centre_detection_loss
 from tutelage.objectives.dice import (
     DiceLoss,
     SelfAdjustingDiceLoss,
@@ -276,6 +278,7 @@ __all__ = [
     "AtomSupport",
     "BalancedDivergence",
     "CategoricalValueHead",
+    "CentreDetection",
     "ChunkHiddenStates",
     "ClassCentroids",
     "CompSumLoss",
@@ -362,6 +365,7 @@ __all__ = [
     "c51_loss",
     "categorical_expectation",
     "categorical_projection",
+    "centre_detection_loss",
     "chunk_hidden_state_loss",
     "chunk_log_probs",
     "comp_sum_conditional_risk",
@@ -409,6 +413,7 @@ __all__ = [
     "minimizability_gap_upper_bound",
     "minimum_edit_distance_mapping",
     "multi_teacher_adversarial_distillation",
+    "multi_view_contrastive_loss",
     "mutual_distillation_loss",
     "normalize_scores",
     "online_hard_example_mask",

@@ -17,22 +17,34 @@ from tutelage.training.mutual import MutualDistillation
 from tutelage.training.oracle_experiment import OracleDistillationExperiment
 from tutelage.training.power_law_monitor import PowerLawMonitor
 from tutelage.training.ratio_monitor import RatioMonitor
+from tutelage.training.representation_tracker import RepresentationTracker
 from tutelage.training.response_sources import MixedResponses, OfflineResponses, OnlineResponses
 from tutelage.training.responses import Responses, generate_responses, response_batch
+from tutelage.training.robust_mean_teacher import RobustMeanTeacher
 from tutelage.training.routed import MultipliedEvery, RoutedDistillation, TeacherGroup
 from tutelage.training.settings import EarlyStopping, TrainingSettings
 from tutelage.training.teacher_fine_tuning import MCMIFineTuning, fine_tune_teacher
+from tutelage.training.test_time import (
+    BatchStatistics,
+    EntropyMinimization,
+    SlidingWindow,
+    SourceModel,
+    TestTimeAdaptation,
+    configure_batch_statistics,
+)
 from tutelage.training.trainer import NonFiniteLoss, Trainer
 from tutelage.training.trl import use_objectives
 
 __all__ = [
     "AdversarialDistillation",
     "BaseMethod",
+    "BatchStatistics",
     "BilevelDistiller",
     "Checkpoint",
     "Distillation",
     "EarlyStopping",
     "EntropyBalance",
+    "EntropyMinimization",
     "GeneralizedKD",
     "GradientBalancedDistillation",
     "Interrupted",
@@ -52,14 +64,20 @@ __all__ = [
     "PowerLawMonitor",
     "ProgressMonitor",
     "RatioMonitor",
+    "RepresentationTracker",
     "Responses",
+    "RobustMeanTeacher",
     "RoutedDistillation",
+    "SlidingWindow",
+    "SourceModel",
     "Stateful",
     "TeacherGroup",
     "TeacherSpecialization",
+    "TestTimeAdaptation",
     "Trainer",
     "TrainingSettings",
     "Weighted",
+    "configure_batch_statistics",
     "evaluate_model",
     "fine_tune_teacher",
     "generate_responses",
