@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -124,3 +126,26 @@ def test_one_place_may_be_read_for_several_pairs() -> None:
     method = Distillation(convnet((1, 8, 8), 3, channels=(4, 4)), convnet((1, 8, 8), 3, channels=(4, 4)), objective)
     method.setup(batch())
     assert method.step(batch())["feature_matching"].shape == ()
+
+
+def test_a_compiled_student_is_taught_as_it_is_without_compiling() -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    plain = convnet((1, 8, 8), 3, channels=(4, 6))
+    teacher = convnet((1, 8, 8), 3, channels=(4, 8))
+    student = copy.deepcopy(plain)
+    compiled: nn.Module = torch.compile(student, backend="aot_eager")  # type: ignore[assignment]
+    data = batch()
+    objective = FeatureMatching(["stage:-1", "head:input"], ["stage:-1", "head:input"])
+    losses = []
+    for model in (plain, compiled):
+        method = Distillation(teacher, model, objective)
+        method.setup(data)
+        loss = method.step(data)["feature_matching"]
+        loss.backward()
+        losses.append(loss.detach())
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(
+        [value.grad for value in plain.parameters()], [value.grad for value in student.parameters()]
+    )
+    torch.compiler.reset()

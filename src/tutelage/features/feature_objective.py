@@ -36,6 +36,8 @@ class _TappedObjective(Objective):
         aspect_ratio: Height over width of the image, where tokens become a map.
     """
 
+    reads: tuple[str, ...] = ("student.features.PLACE", "teacher.features.PLACE")  # of an instance: its own places
+
     def __init__(
         self,
         student_taps: str | Sequence[str],
