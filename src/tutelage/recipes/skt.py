@@ -60,7 +60,7 @@ QUICK = {
 SCALES = {
     "smoke": Scale(
         "smoke",
-        seeds=2,
+        seeds=1,
         settings={
             **QUICK,
             "data": {
@@ -71,8 +71,9 @@ SCALES = {
             "teacher_divisor": 8,
             "student_divisor": 32,
             "teacher_training": {**TRAINING, "learning_rate": 2e-3, "epochs": 4},
-            "student_training": {**TRAINING, "learning_rate": 3e-3, "epochs": 3},
+            "student_training": {**TRAINING, "learning_rate": 3e-3, "epochs": 2},
             "latency_image": (24, 32),
+            "mean_weights": (10.0,),
             "hints": True,
         },
     ),
