@@ -252,8 +252,8 @@ def test_augmentation_keeps_size_and_range_and_repeats_with_its_generator() -> N
     grey = torch.full((200, 3, 8, 8), 0.5)
     changed = test_time_augmentation(8, generator=torch.Generator().manual_seed(0))(grey)
     spread = changed.mean(dim=(1, 2, 3))
-    assert 0.25 < spread.min() < 0.42
-    assert 0.58 < spread.max() < 0.9
+    assert 0.2 < spread.min() < 0.4
+    assert 0.6 < spread.max() < 0.8
     torch.testing.assert_close(changed[:, 0], changed[:, 1], atol=0.05, rtol=0)  # grey stays grey
     with pytest.raises(ValueError, match="at least 9 pixels"):
         test_time_augmentation(9)(grey)

@@ -41,8 +41,8 @@ from tutelage.data.sensitivity import (
     rarity_sensitivity,
     token_spans,
 )
+from tutelage.data.stream_augmentation import test_time_augmentation
 from tutelage.data.subsets import SubsetSamples, split, subset, targets_of
-from tutelage.data.test_time_augmentation import test_time_augmentation
 from tutelage.data.texts import text_data
 from tutelage.data.transforms import (
     StreamBatch,

@@ -1,5 +1,13 @@
 """Training: methods (ways to teach), the trainer that runs them, checkpoints and monitors."""
 
+from tutelage.training.adaptation import (
+    BatchStatistics,
+    EntropyMinimization,
+    SlidingWindow,
+    SourceModel,
+    TestTimeAdaptation,
+    configure_batch_statistics,
+)
 from tutelage.training.adversarial import AdversarialDistillation
 from tutelage.training.balances import EntropyBalance, NormalizedLossBalance
 from tutelage.training.bilevel import BilevelDistiller, lookahead_hypergradient
@@ -24,14 +32,6 @@ from tutelage.training.robust_mean_teacher import RobustMeanTeacher
 from tutelage.training.routed import MultipliedEvery, RoutedDistillation, TeacherGroup
 from tutelage.training.settings import EarlyStopping, TrainingSettings
 from tutelage.training.teacher_fine_tuning import MCMIFineTuning, fine_tune_teacher
-from tutelage.training.test_time import (
-    BatchStatistics,
-    EntropyMinimization,
-    SlidingWindow,
-    SourceModel,
-    TestTimeAdaptation,
-    configure_batch_statistics,
-)
 from tutelage.training.trainer import NonFiniteLoss, Trainer
 from tutelage.training.trl import use_objectives
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from tutelage.data.samples import Samples
 from tutelage.objectives.schedules import Progress
 
 Record = dict[str, Any]
@@ -14,6 +15,9 @@ Record = dict[str, Any]
 
 class Monitor:
     """Watches a run; every hook does nothing until it is overridden. Only the main process calls monitors."""
+
+    def on_data(self, held_out: Samples) -> None:
+        """Before the run, where it has held-out samples."""
 
     def on_start(self, trainer: Any) -> None:
         """Before the first step (of a resumed run, too)."""

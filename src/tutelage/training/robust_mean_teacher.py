@@ -18,7 +18,7 @@ from tutelage.features.prototypes import nearest_prototype
 from tutelage.objectives.contrastive import multi_view_contrastive_loss
 from tutelage.objectives.symmetric import symmetric_cross_entropy
 from tutelage.teachers.moving_average import ExponentialMovingAverage
-from tutelage.training.test_time import (
+from tutelage.training.adaptation import (
     Deployed,
     OptimizerFactory,
     check_several,
