@@ -3,71 +3,22 @@
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.idefics3 import Idefics3Config, Idefics3Processor
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from tutelage.data.characters import train_bpe
+from tests.teachers.tiny_image_text import tiny_image_text_model
 from tutelage.teachers import TransformersAnswerer
 from tutelage.teachers.image_text_answerer import as_pictures, single_token_ids
 
 QUESTIONS = ["Is it a digit?", "Is it upper case, or is it not?", "Bold?"]
-TEMPLATE = (
-    "{% for turn in messages %}{{ turn.role }}: {% for part in turn.content %}{% if part.type == 'image' %}<image>\n"
-    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} assistant: {% endif %}"
-)
-SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def tokenizer():
-    made = train_bpe(["user: assistant: Is it a digit or a letter?"] * 3, 300)
-    special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
-    made.add_special_tokens({"additional_special_tokens": special})
-    made.add_tokens(["Yes", "No", "yes", "no"])
-    return made
-
-
-def build(kind):
-    words = tokenizer()
-    text = LlamaConfig(vocab_size=len(words), max_position_embeddings=1024, pad_token_id=0, **SMALL)
-    place = words.convert_tokens_to_ids("<image>")
-    if kind == "llava":
-        pictures = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-        processor = LlavaProcessor(
-            pictures,
-            words,
-            patch_size=8,
-            vision_feature_select_strategy="default",
-            num_additional_image_tokens=1,
-            chat_template=TEMPLATE,
-        )
-        vision = CLIPVisionConfig(image_size=16, patch_size=8, projection_dim=16, **SMALL)
-        config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=place)
-    else:
-        pictures = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
-        processor = Idefics3Processor(pictures, words, image_seq_len=4, chat_template=TEMPLATE)
-        vision = {"image_size": 32, "patch_size": 8, **SMALL}
-        config = Idefics3Config(
-            vision_config=vision, text_config=text, image_token_id=place, scale_factor=2, pad_token_id=0
-        )
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config)
-    with torch.no_grad():  # larger than they are drawn, so that pictures and questions matter
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter *= 8
-    return model, processor
 
 
 @pytest.fixture(scope="module", params=["llava", "idefics3"])
 def asked(request):
-    return build(request.param)
+    return tiny_image_text_model(request.param)
 
 
 @pytest.fixture(scope="module")
 def llava():
-    return build("llava")
+    return tiny_image_text_model("llava")
 
 
 PICTURES = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
@@ -159,7 +110,7 @@ def test_half_precision_and_the_kinds_of_pictures(llava, tmp_path):
     torch.testing.assert_close(answerer.answer(pictures, QUESTIONS), answers)
     pictures[0].save(tmp_path / "picture.png")
     torch.testing.assert_close(answerer.answer([tmp_path / "picture.png"], QUESTIONS), answers[:1])
-    half = TransformersAnswerer(build("llava")[0].bfloat16(), processor).answer(PICTURES, QUESTIONS)
+    half = TransformersAnswerer(tiny_image_text_model("llava")[0].bfloat16(), processor).answer(PICTURES, QUESTIONS)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, answers, rtol=0, atol=0.1)
 
@@ -172,6 +123,17 @@ def test_a_saved_model_is_loaded_without_a_network(llava, tmp_path):
     assert loaded.batch_size == 2
     answers = TransformersAnswerer(model, processor).answer(PICTURES, QUESTIONS)
     torch.testing.assert_close(loaded.answer(PICTURES, QUESTIONS), answers)
+
+
+def test_a_conversation_without_pictures_is_replied_to(llava):
+    answerer = TransformersAnswerer(*llava)
+    turns = [{"role": "user", "content": "Write questions."}, {"role": "assistant", "content": "Is it red?"}]
+    said = answerer.reply([*turns, {"role": "user", "content": "Choose."}], max_new_tokens=5)
+    assert isinstance(said, str)
+    assert "Write" not in said
+    longer = answerer.reply([*turns, {"role": "user", "content": "Choose."}], max_new_tokens=8)
+    assert longer.startswith(said[:-1])  # a broken character at the end may be completed
+    assert len(longer) > len(said)
 
 
 def test_answers_must_be_single_tokens(llava):

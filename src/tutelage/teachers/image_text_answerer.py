@@ -107,6 +107,26 @@ class TransformersAnswerer:
         rows = [self._ask(picture, prompts) for picture in as_pictures(images)]
         return torch.stack(rows) if rows else torch.empty(0, len(questions))
 
+    @torch.no_grad()
+    def reply(self, conversation: Sequence[dict[str, str]], *, max_new_tokens: int = 8192) -> str:
+        """What the model says to a conversation without pictures, by its likeliest tokens (for `generate_questions`).
+
+        Args:
+            conversation: `{"role": …, "content": …}` turns.
+            max_new_tokens: The most tokens of the reply.
+        """
+        turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in conversation]
+        text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        inputs = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(self.model.device)
+        said = self.model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+        )
+        answer: str = self.tokenizer.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return answer.strip()
+
     def _ask(self, picture: Any, prompts: list[str]) -> Tensor:
         """The answers to all questions about one picture, `[questions]`."""
         if self.share_picture:
