@@ -24,8 +24,8 @@ class CrossAttentionProjector(nn.Module):
     output by what they look at alone. Student and teacher may have different grids: the attention resamples.
 
     Learned queries are the same for all samples, so their path is computed once a batch. It is used only while
-    training; the student does not change. Narrow teachers (width about 8) may start with every unit of the query's
-    ReLU off: then queries carry nothing and do not learn.
+    training; the student does not change. Given queries that are much alike may start with every unit of their ReLU off
+    where the teacher is narrow: then they carry nothing and get no gradient. Learned ones start with half of it on.
 
     Args:
         student_dim: Channels of the student's map.
