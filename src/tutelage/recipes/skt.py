@@ -51,9 +51,9 @@ QUICK = {
     "teacher_divisor": 4,
     "student_divisor": 16,
     "teacher_training": {**TRAINING, "learning_rate": 2e-3, "epochs": 12},
-    "student_training": {**TRAINING, "learning_rate": 3e-3, "epochs": 24},
+    "student_training": {**TRAINING, "learning_rate": 2e-3, "batch_size": 8, "epochs": 24},
     "latency_image": (288, 432),
-    "mean_weights": (10.0, 100.0),
+    "mean_weights": (3.0, 10.0),
     "hints": False,
 }
 
@@ -77,8 +77,8 @@ SCALES = {
             "hints": True,
         },
     ),
-    "quick": Scale("quick", seeds=5, settings=QUICK),
-    "full": Scale("full", seeds=8, settings={**QUICK, "mean_weights": (1.0, 10.0, 100.0, 1000.0), "hints": True}),
+    "quick": Scale("quick", seeds=3, settings=QUICK),
+    "full": Scale("full", seeds=6, settings={**QUICK, "mean_weights": (1.0, 3.0, 10.0, 30.0), "hints": True}),
     "paper": Scale(
         "paper",
         seeds=3,
