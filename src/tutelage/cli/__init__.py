@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from tutelage.cli import assess, cache, calibrate, distill, export, reproduce, systems
+from tutelage.cli import adapt, assess, cache, calibrate, distill, export, reproduce, systems
 
 app = typer.Typer(
     name="tutelage",
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.command("adapt")(adapt.adapt)
 app.command("distill")(distill.distill)
 app.command("cache")(cache.cache)
 app.command("assess")(assess.assess)

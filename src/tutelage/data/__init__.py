@@ -42,6 +42,7 @@ from tutelage.data.sensitivity import (
     token_spans,
 )
 from tutelage.data.stream_augmentation import test_time_augmentation
+from tutelage.data.streams import InputStream, read_stream
 from tutelage.data.subsets import SubsetSamples, split, subset, targets_of
 from tutelage.data.texts import text_data
 from tutelage.data.transforms import (
@@ -68,6 +69,7 @@ __all__ = [
     "DatasetSamples",
     "Greyscale",
     "ImageTransform",
+    "InputStream",
     "Rotation",
     "Samples",
     "StreamBatch",
@@ -107,6 +109,7 @@ __all__ = [
     "pad_lists",
     "pattern_sensitivity",
     "rarity_sensitivity",
+    "read_stream",
     "split",
     "step_is_right",
     "subset",

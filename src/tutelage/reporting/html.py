@@ -115,12 +115,12 @@ def render_report(report: Report) -> str:
         settings=list(_flat(report.environment)),
         style=Markup(style),
         script=Markup(script),
-        style_hash=_content_hash(style),
-        script_hash=_content_hash(script),
+        style_hash=content_hash(style),
+        script_hash=content_hash(script),
     )
 
 
-def _content_hash(text: str) -> str:
+def content_hash(text: str) -> str:
     """The source that a content security policy allows a piece of inline style or script by."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 

@@ -1,0 +1,260 @@
+"""Adapting a saved model to a stream, from beginning to end: answers, what drifted, and a page that shows it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tutelage._checks import check_at_least, check_option, check_positive
+from tutelage.assessment.evaluation_mode import evaluation_mode
+from tutelage.data import load_data, read_stream, test_time_augmentation
+from tutelage.data.samples import Data
+from tutelage.features import ObservedModel, class_conditional_mean
+from tutelage.files import write_json, write_text
+from tutelage.models import head_path, load_model
+from tutelage.reporting.drift import write_drift_page
+from tutelage.training import (
+    BatchStatistics,
+    EntropyMinimization,
+    RobustMeanTeacher,
+    SourceModel,
+    TestTimeAdaptation,
+)
+from tutelage.training.adaptation import logits_of_model
+
+Way = Literal["rmt", "tent", "batch_statistics", "none"]
+WAYS = ("rmt", "tent", "batch_statistics", "none")
+
+
+@dataclass
+class Adaptation:
+    """What came of a stream.
+
+    Attributes:
+        names: What each sample is called.
+        probabilities: `[samples, classes]` after adaptation.
+        source_probabilities: `[samples, classes]` of the model as it was.
+        class_names: Names of the classes, or their numbers.
+        target: `[samples]` classes, where they are known.
+        curves: Figures of every batch by name: `confidence`, `source confidence`, `entropy`, `changed answers`, `drift`
+            (how far the batch's mean embedding has moved from the source's, in deviations of the source; with source
+            data only), and `error`, `source error` where classes are known.
+    """
+
+    names: list[str]
+    probabilities: Tensor
+    source_probabilities: Tensor
+    class_names: tuple[str, ...]
+    target: Tensor | None = None
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, float]:
+        """The mean of every curve over the batches, and the number of samples."""
+        means = {name: sum(values) / len(values) for name, values in self.curves.items()}
+        return {"samples": float(len(self.names)), **means}
+
+
+def adapt_stream(
+    model: Path | str,
+    stream: Path | str,
+    *,
+    source: Path | str | None = None,
+    source_options: Mapping[str, Any] | None = None,
+    stream_options: Mapping[str, Any] | None = None,
+    way: Way = "rmt",
+    batch_size: int = 64,
+    learning_rate: float = 5e-4,
+    momentum: float = 0.99,
+    warm_up: int = 50,
+    flip: bool = False,
+    size: tuple[int, int] | None = None,
+    mode: Literal["RGB", "L"] = "RGB",
+    seed: int = 0,
+) -> Adaptation:
+    """Answer a stream with a saved classifier that adapts to it; the saved model stays as it is.
+
+    Args:
+        model: What `load_model` reads.
+        stream: What `read_stream` reads.
+        source: The data the model was trained on, which `load_data` reads. Needed for `"rmt"`: prototypes and warm-up
+            come from its training part, without their labels being used at test time.
+        source_options: Passed on to `load_data` for the source.
+        stream_options: The same for a stream of named data.
+        way: `"rmt"`, `"tent"`, `"batch_statistics"` (BN-1) or `"none"`.
+        batch_size: Samples answered, and learned from, at a time; the last batch is joined to the one before if it is
+            too small for statistics.
+        learning_rate: Of Adam.
+        momentum: Of RMT's teacher.
+        warm_up: RMT's steps on source data before the stream.
+        flip: Whether RMT's augmentation may mirror images.
+        size: Height and width that images of a folder are resized to.
+        mode: How images of a folder are read.
+        seed: Every random choice follows from it.
+
+    Raises:
+        FileNotFoundError: No such model or stream.
+        ValueError: `"rmt"` without a source, a setting out of range, or inputs that the model does not take.
+    """
+    check_option(way, "way", WAYS)
+    check_at_least(batch_size, "batch_size", 2)
+    check_positive(learning_rate, "learning_rate")
+    if way == "rmt" and source is None:
+        raise ValueError("Expected argument `source`, since `rmt` starts from source prototypes, but got None.")
+    torch.manual_seed(seed)
+    deployed, learning = load_model(model).eval(), load_model(model)
+    incoming = read_stream(stream, options=stream_options, size=size, mode=mode)
+    data = None if source is None else load_data(source, **(source_options or {}))
+    spread = None if data is None else _embedding_spread(deployed, data)
+    method = _method(way, learning, data, learning_rate, momentum, warm_up, flip)
+    answers: list[Tensor] = []
+    before: list[Tensor] = []
+    curves: dict[str, list[float]] = {}
+    for first, last in _batches(len(incoming.inputs), batch_size):
+        x = incoming.inputs[first:last]
+        with torch.no_grad():
+            old = logits_of_model(deployed, x).softmax(dim=1)
+        new = method.adapt(x).softmax(dim=1)
+        answers.append(new)
+        before.append(old)
+        target = None if incoming.target is None else incoming.target[first:last]
+        for name, value in _figures(new, old, target).items():
+            curves.setdefault(name, []).append(value)
+        if spread is not None:
+            moved = (_embeddings(deployed, x).mean(dim=0) - spread[0]) / spread[1]
+            curves.setdefault("drift", []).append(float(moved.square().mean().sqrt()))
+    probabilities = torch.cat(answers)
+    names = incoming.class_names or (() if data is None else tuple(data.class_names))
+    return Adaptation(
+        incoming.names,
+        probabilities,
+        torch.cat(before),
+        names or tuple(str(number) for number in range(probabilities.shape[1])),
+        incoming.target,
+        curves,
+    )
+
+
+def write_adaptation(folder: Path | str, found: Adaptation, *, title: str = "Adaptation to a stream") -> Path:
+    """Write `predictions.csv`, `drift.json` and the page `drift.html`; gives the page's path."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    known = found.target is not None
+    rows.writerow(["sample", "class", "confidence", "class_before", "confidence_before", *(["label"] if known else [])])
+    now, before = found.probabilities.max(dim=1), found.source_probabilities.max(dim=1)
+    for place, name in enumerate(found.names):
+        row = [name]
+        for best in (now, before):
+            row += [found.class_names[int(best.indices[place])], f"{float(best.values[place]):.4f}"]
+        if found.target is not None:
+            row.append(found.class_names[int(found.target[place])])
+        rows.writerow(row)
+    write_text(folder / "predictions.csv", text.getvalue())
+    write_json(folder / "drift.json", {"title": title, "summary": found.summary(), "curves": found.curves})
+    return write_drift_page(folder / "drift.html", title, found.curves, found.summary())
+
+
+class _Embedding(nn.Module):
+    """A model up to what its head reads."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._observed = ObservedModel(model, embedding=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedding = self._observed(x).embedding
+        assert embedding is not None
+        return embedding
+
+
+def _method(
+    way: Way,
+    model: nn.Module,
+    data: Data | None,
+    learning_rate: float,
+    momentum: float,
+    warm_up: int,
+    flip: bool,
+) -> TestTimeAdaptation:
+    optimizer = partial(torch.optim.Adam, lr=learning_rate)
+    if way == "none":
+        return SourceModel(model)
+    if way == "batch_statistics":
+        return BatchStatistics(model)
+    if way == "tent":
+        return EntropyMinimization(model, optimizer=optimizer)
+    assert data is not None
+    train = data.train.batch(torch.arange(len(data.train)))
+    if not isinstance(train.inputs, Tensor) or train.target is None:
+        raise ValueError("Expected source data with one tensor of inputs and a class each.")
+    features, head = _Embedding(model), model.get_submodule(head_path(model))
+    prototypes = class_conditional_mean(
+        _embeddings(model.eval(), train.inputs), train.target, num_classes=data.num_classes or 0
+    )
+    image = train.inputs.ndim == 4
+    method = RobustMeanTeacher(
+        model,
+        features,
+        head,
+        prototypes,
+        momentum=momentum,
+        source_weight=0.0,
+        optimizer=optimizer,
+        augment=test_time_augmentation(min(train.inputs.shape[-2:]), flip=flip) if image else _jitter,
+    )
+    if warm_up:
+        order = torch.randperm(len(train.inputs))
+        method.warm_up([train.inputs[rows] for rows in order.split(64) if len(rows) > 1], warm_up)  # type: ignore[no-untyped-call]
+    return method
+
+
+def _jitter(x: Tensor) -> Tensor:
+    """Inputs that are no images: a twentieth of the batch's own deviation as noise."""
+    return x + 0.05 * x.std(dim=0, keepdim=True) * torch.randn_like(x)
+
+
+@torch.no_grad()
+def _embeddings(model: nn.Module, inputs: Tensor) -> Tensor:
+    features = _Embedding(model)
+    with evaluation_mode(model):
+        return torch.cat([features(part) for part in inputs.split(256)])  # type: ignore[no-untyped-call]
+
+
+def _embedding_spread(model: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the source's embeddings."""
+    batch = data.train.batch(torch.arange(len(data.train)))
+    if not isinstance(batch.inputs, Tensor):
+        raise ValueError("Expected source data whose inputs are one tensor, but they are named tensors.")
+    found = _embeddings(model, batch.inputs)
+    return found.mean(dim=0), found.std(dim=0).clamp_min(1e-6)
+
+
+def _batches(count: int, size: int) -> list[tuple[int, int]]:
+    """First and end of every batch; a last one of a single sample joins the batch before it."""
+    starts = list(range(0, count, size))
+    if len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [(first, last) for first, last in zip(starts, [*starts[1:], count], strict=True)]
+
+
+def _figures(new: Tensor, old: Tensor, target: Tensor | None) -> dict[str, float]:
+    best, before = new.argmax(dim=1), old.argmax(dim=1)
+    found = {
+        "confidence": new.amax(dim=1).mean(),
+        "source confidence": old.amax(dim=1).mean(),
+        "entropy": torch.special.entr(new).sum(dim=1).mean(),
+        "changed answers": (best != before).float().mean(),
+    }
+    if target is not None:
+        found |= {"error": (best != target).float().mean(), "source error": (before != target).float().mean()}
+    return {name: float(value) for name, value in found.items()}

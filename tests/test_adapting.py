@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from tutelage.adapting import adapt_stream, write_adaptation
+from tutelage.cli import app
+from tutelage.data import load_data, read_stream
+from tutelage.models import resnet, save_model
+from tutelage.objectives import CrossEntropy
+from tutelage.training import Distillation, Trainer, TrainingSettings
+
+
+@pytest.fixture(scope="module")
+def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small residual network that knows the digits."""
+    torch.manual_seed(0)
+    data = load_data("digits")
+    model = resnet((1, 8, 8), 10, widths=(8, 16), depths=(1, 1))
+    settings = TrainingSettings(epochs=6, batch_size=64, learning_rate=5e-3)
+    Trainer(Distillation(None, model, CrossEntropy()), data.train, settings=settings).run()
+    path = tmp_path_factory.mktemp("model") / "digits.safetensors"
+    save_model(path, model.eval().cpu())
+    return path
+
+
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits on a bright ground with little contrast."""
+    data = load_data("digits")
+    batch = data.test.batch(torch.arange(len(data.test)))
+    path = tmp_path_factory.mktemp("stream") / "shifted.npz"
+    np.savez(path, x=(0.35 * batch.inputs + 0.6).numpy(), y=batch.target.numpy())
+    return path
+
+
+def test_adaptation_mends_what_a_shift_has_broken(digits_model: Path, shifted: Path, tmp_path: Path) -> None:
+    before = digits_model.read_bytes()
+    found = adapt_stream(digits_model, shifted, source="digits", warm_up=5, batch_size=64)
+    summary = found.summary()
+    assert summary["source error"] > 0.3
+    assert summary["error"] < 0.6 * summary["source error"]
+    assert summary["drift"] > 0.5
+    assert found.probabilities.sum(dim=1).allclose(torch.ones(len(found.names)))
+    assert digits_model.read_bytes() == before
+    page = write_adaptation(tmp_path, found, title="<script>")
+    assert "<script>" not in page.read_text()
+    assert page.read_text().count("<svg") == 4
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert len(rows) == len(found.names)
+    assert rows[0]["class"] == str(int(found.probabilities[0].argmax()))
+    assert json.loads((tmp_path / "drift.json").read_text())["summary"]["samples"] == len(rows)
+
+
+@pytest.mark.parametrize("way", ["batch_statistics", "tent", "none"])
+def test_other_ways_need_no_source(digits_model: Path, shifted: Path, way: str) -> None:
+    found = adapt_stream(digits_model, shifted, way=way, batch_size=359)  # type: ignore[arg-type]
+    assert "drift" not in found.curves
+    if way == "none":
+        assert found.curves["error"] == found.curves["source error"]
+        assert torch.equal(found.probabilities, found.source_probabilities)
+    else:
+        assert found.summary()["error"] < found.summary()["source error"]
+
+
+def test_same_seed_same_answers(digits_model: Path, shifted: Path) -> None:
+    first, again = (
+        adapt_stream(digits_model, shifted, source="digits", warm_up=2, seed=3).probabilities for _ in range(2)
+    )
+    assert torch.equal(first, again)
+
+
+def test_the_command_takes_a_folder_of_images(digits_model: Path, tmp_path: Path) -> None:
+    stream = tmp_path / "images"
+    stream.mkdir()
+    inputs = read_stream("digits").inputs[:6]
+    for number, image in enumerate(inputs):
+        Image.fromarray((image[0].numpy() * 255).astype(np.uint8)).save(stream / f"{number}.png")
+    out = tmp_path / "out"
+    arguments = ["adapt", str(digits_model), "--stream", str(stream), "--grey", "--way", "tent", "--out", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((out / "predictions.csv").open()))
+    assert [row["sample"] for row in rows] == [f"{number}.png" for number in range(6)]
+    assert "confidence:" in result.output
+
+
+def test_streams_are_read_from_arrays(tmp_path: Path) -> None:
+    bytes_file, numbers = tmp_path / "bytes.npy", tmp_path / "numbers.npz"
+    np.save(bytes_file, np.full((2, 1, 4, 4), 255, dtype=np.uint8))
+    np.savez(numbers, inputs=np.ones((3, 5)))
+    assert read_stream(bytes_file).inputs.eq(1).all()
+    stream = read_stream(numbers)
+    assert stream.inputs.shape == (3, 5)
+    assert stream.target is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: np.save(p / "s.npy", np.array([object()]), allow_pickle=True), "NumPy array of numbers"),
+        (lambda p: (p / "s.npy").write_bytes(b"\x93NUMPY"), "NumPy array of numbers"),
+        (lambda p: np.save(p / "s.npy", np.full((2, 2), np.nan)), "finite"),
+        (lambda p: np.save(p / "s.npy", np.zeros(3)), "shape"),
+    ],
+)
+def test_damaged_streams_give_one_clear_line(tmp_path: Path, make: object, message: str) -> None:
+    make(tmp_path)  # type: ignore[operator]
+    with pytest.raises(ValueError, match=message):
+        read_stream(tmp_path / "s.npy")
+
+
+def test_bad_settings(digits_model: Path, shifted: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="source prototypes"):
+        adapt_stream(digits_model, shifted)
+    with pytest.raises(ValueError, match="batch_size"):
+        adapt_stream(digits_model, shifted, way="tent", batch_size=1)
+    with pytest.raises(ValueError, match="there is none"):
+        read_stream(tmp_path)
