@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from tutelage.features import ObservedModel
-from tutelage.models import build_model, load_model, parameter_count, save_model, segmenter
+from tutelage.models import (
+    build_model,
+    load_model,
+    parameter_count,
+    save_model,
+    segmenter,
+    transformers_segmenter,
+)
 
 
 @pytest.mark.parametrize("separable", [False, True])
@@ -32,3 +39,15 @@ def test_bad_sizes_are_refused() -> None:
         segmenter((1, 32, 32), 3, widths=(8,))
     with pytest.raises(ValueError, match=r"`input_shape` to be \(channels, height, width\)"):
         segmenter((32, 32), 3)
+
+
+def test_networks_of_transformers_take_our_form_and_can_be_saved(tmp_path) -> None:
+    sizes = {"hidden_sizes": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 1, 1)}
+    model = transformers_segmenter((3, 32, 64), 5, decoder_hidden_size=8, **sizes).eval()
+    pictures = torch.randn(1, 3, 32, 64)
+    outputs = ObservedModel(model, taps={"score": "network.decode_head.classifier"})(pictures)
+    assert outputs.logits is not None
+    assert outputs.logits.shape == (1, 32, 64, 5)
+    assert outputs.features["score"].shape == (1, 5, 8, 16)
+    save_model(tmp_path / "model", model)
+    torch.testing.assert_close(load_model(tmp_path / "model").eval()(pictures), model(pictures))

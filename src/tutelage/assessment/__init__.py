@@ -52,6 +52,7 @@ from tutelage.assessment.coverage import (
     greedy_confidence,
     pass_at_k,
 )
+from tutelage.assessment.detection import box_iou, detection_average_precision
 from tutelage.assessment.diversity import DiversityReport, diversity_report
 from tutelage.assessment.eigen_cam import eigen_cam
 from tutelage.assessment.encoder_probe import probe_encoder
@@ -132,6 +133,7 @@ __all__ = [
     "best_f1_threshold",
     "best_of_budget",
     "bootstrap_interval",
+    "box_iou",
     "brier_score",
     "calibrate_model",
     "calibration_curve_of_greedy",
@@ -145,6 +147,7 @@ __all__ = [
     "confusion_matrix",
     "counting_errors",
     "coverage_from_log_prob",
+    "detection_average_precision",
     "disagreement_breakdown",
     "diversity_report",
     "eigen_cam",

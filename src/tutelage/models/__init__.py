@@ -8,6 +8,7 @@ from __future__ import annotations
 from tutelage.models.byte_expansion import ByteInputExpansion, LongestTokens, expand_byte_inputs
 from tutelage.models.call import call_model, head_path
 from tutelage.models.csrnet import CSRNET_TAPS, CSRNet, csrnet
+from tutelage.models.detection import CentreDetector, centre_detector, decode_centres
 from tutelage.models.export import example_inputs, export_model
 from tutelage.models.fusion import FusionNetwork
 from tutelage.models.language import causal_lm, encoder_lm
@@ -17,7 +18,7 @@ from tutelage.models.mixer import MLPMixer, mlp_mixer
 from tutelage.models.plain import convnet, mlp
 from tutelage.models.pretrained import load_pretrained
 from tutelage.models.saving import load_model, load_weights, save_model
-from tutelage.models.segmentation import Segmenter, segmenter
+from tutelage.models.segmentation import PretrainedSegmenter, Segmenter, segmenter, transformers_segmenter
 from tutelage.models.sentence_encoder import sentence_embeddings
 from tutelage.models.sizes import multiply_adds, parameter_count
 from tutelage.models.specification import BUILDERS, ModelSpecification, build_model, specification_of
@@ -31,21 +32,25 @@ __all__ = [
     "CSRNET_TAPS",
     "ByteInputExpansion",
     "CSRNet",
+    "CentreDetector",
     "FeatureTokenizerTransformer",
     "FusionNetwork",
     "ListTransformerRanker",
     "LongestTokens",
     "MLPMixer",
     "ModelSpecification",
+    "PretrainedSegmenter",
     "Segmenter",
     "TokenLevelEnsemble",
     "add_lora",
     "build_model",
     "call_model",
     "causal_lm",
+    "centre_detector",
     "convnet",
     "convnext",
     "csrnet",
+    "decode_centres",
     "encoder_lm",
     "example_inputs",
     "expand_byte_inputs",
@@ -68,5 +73,6 @@ __all__ = [
     "swin",
     "token_level_ensemble",
     "transfer_vocabulary",
+    "transformers_segmenter",
     "vit",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage._checks import check_at_least
 from tutelage.models.plain import check_sizes
-from tutelage.models.specification import described
+from tutelage.models.pretrained import new_model
+from tutelage.models.specification import ModelSpecification, described, remember
 
 
 class Segmenter(nn.Module):
@@ -44,6 +46,10 @@ class Segmenter(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits `[batch, height, width, classes]` of pictures `[batch, channels, height, width]`."""
+        return per_pixel(self.score(self.pyramid(pictures)), (pictures.shape[2], pictures.shape[3]))
+
+    def pyramid(self, pictures: Tensor) -> Tensor:
+        """The map that `score` reads, `[batch, widths[1], height / 4, width / 4]`."""
         features, levels = self.stages[0](pictures), []
         for stage, lateral in zip(self.stages[1:], self.lateral, strict=True):
             features = stage(features)
@@ -52,7 +58,8 @@ class Segmenter(nn.Module):
         fused = sum(
             (F.interpolate(level, size, mode="bilinear", align_corners=False) for level in levels[1:]), start=levels[0]
         )
-        return per_pixel(self.score(self.fuse(fused)), (pictures.shape[2], pictures.shape[3]))
+        read: Tensor = self.fuse(fused)
+        return read
 
 
 @described
@@ -86,6 +93,57 @@ def segmenter(
     if len(widths) < 2:
         raise ValueError(f"Expected argument `widths` to hold at least 2 stages, but got {len(widths)}.")
     return Segmenter(shape[0], num_classes, widths, separable=separable)
+
+
+class PretrainedSegmenter(nn.Module):
+    """A segmentation network of `transformers` in the form of ours: logits for every pixel, classes last.
+
+    Args:
+        network: Gives an output with `logits` `[batch, classes, rows, columns]`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits `[batch, height, width, classes]` of pictures `[batch, channels, height, width]`."""
+        scores = self.network(pixel_values=pictures).logits
+        return per_pixel(scores, (pictures.shape[2], pictures.shape[3]))
+
+
+def transformers_segmenter(
+    input_shape: Sequence[int],
+    num_classes: int,
+    *,
+    class_name: str = "SegformerForSemanticSegmentation",
+    **settings: Any,
+) -> PretrainedSegmenter:
+    """A segmentation network of `transformers` with random weights.
+
+    Args:
+        input_shape: `(channels, height, width)`; other heights and widths work too.
+        num_classes: Classes of a pixel.
+        class_name: The class, such as `SegformerForSemanticSegmentation` or `MobileNetV2ForSemanticSegmentation`.
+        **settings: Of its configuration (`hidden_sizes`, `depths` …).
+
+    Returns:
+        Maps `[batch, channels, height, width]` to logits `[batch, height, width, num_classes]`; the network itself is
+        its submodule `network` (the score map of a SegFormer is `network.decode_head.classifier`).
+
+    >>> import torch
+    >>> small = {"hidden_sizes": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 1, 1)}
+    >>> model = transformers_segmenter((3, 32, 32), 5, decoder_hidden_size=8, **small)
+    >>> model(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 32, 32, 5])
+    """
+    channels = check_sizes(input_shape, "input_shape")[0]
+    check_at_least(num_classes, "num_classes", 1)
+    chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    model = PretrainedSegmenter(new_model(class_name, num_channels=channels, num_labels=num_classes, **chosen))
+    arguments = {"input_shape": list(input_shape), "num_classes": num_classes, "class_name": class_name, **chosen}
+    remember(model, ModelSpecification(name="transformers_segmenter", arguments=arguments))
+    return model
 
 
 def per_pixel(scores: Tensor, size: tuple[int, int]) -> Tensor:

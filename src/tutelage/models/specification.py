@@ -17,6 +17,7 @@ from tutelage.registry import LazyRegistry, resolve
 BUILDERS = LazyRegistry(
     {
         "causal_lm": "tutelage.models.language:causal_lm",
+        "centre_detector": "tutelage.models.detection:centre_detector",
         "convnet": "tutelage.models.plain:convnet",
         "convnext": "tutelage.models.vision:convnext",
         "csrnet": "tutelage.models.csrnet:csrnet",
@@ -26,6 +27,7 @@ BUILDERS = LazyRegistry(
         "resnet": "tutelage.models.vision:resnet",
         "segmenter": "tutelage.models.segmentation:segmenter",
         "swin": "tutelage.models.vision:swin",
+        "transformers_segmenter": "tutelage.models.segmentation:transformers_segmenter",
         "vit": "tutelage.models.vision:vit",
     }
 )
@@ -40,7 +42,7 @@ class ModelSpecification(BaseModel):
     """A model in words: enough to build it again, and nothing but JSON.
 
     Attributes:
-        name: A builder (`mlp`, `mlp_mixer`, `convnet`, `resnet`, `vit`, `swin`, `convnext`, `segmenter`, `causal_lm` …),
+        name: A builder (`mlp`, `mlp_mixer`, `convnet`, `resnet`, `vit`, `swin`, `convnext`, `segmenter` …),
             a factory of your own (`package.module:factory`), or a folder or Hugging Face name of a `transformers`
             model.
         arguments: What the builder or factory is called with; for a `transformers` model, what `from_pretrained` is
