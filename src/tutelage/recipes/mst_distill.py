@@ -32,16 +32,16 @@ though it was trained alone. "repaired router" is our extension: two teachers a 
 learns which of them the student can follow; with one teacher that weight would always be 1. "top 2" is the same without
 that gradient (full scale only).
 
-What holds, and what it says (recorded at quick and full). All four claims hold. The student gains 0.8 points over labels
-where both views are of one scene (p just below 0.1 with 7 seeds: near the noise), 1.3 to 1.6 in the other direction, 1.3
-(last epoch) on views of one class; no single teacher has to be picked for that. But the parts that give the system its
-name are not what helps: without masks, with random routing, with mixed teachers, with masks that pile up and with the
-repaired router the student is as good within the noise. The masks do lower the drift, by half or more on "class" and by
-a few per cent on "scene", and the student does not mind either way. What all these variants share is teachers that
-learned beside the student for a few epochs only, and a weight of distillation that falls from 1 to 1/4 beside a full
-cross-entropy; single teachers teach at half and half, so the lead over them may be one of weights. With that weight at 0
-(`--break no-distillation`) the lead over labels is gone. Routing is alive in every variant, which is what the balancing
-term asks for and no sign that the choices are good.
+What holds, and what it says (recorded at quick and full). All four claims hold. The student gains 0.8 points over
+labels where both views are of one scene (p just below 0.1 with 7 seeds: near the noise), 1.3 to 1.6 in the other
+direction, 1.3 (last epoch) on views of one class; no single teacher has to be picked for that. But the parts that give
+the system its name are not what helps: without masks, with random routing, with mixed teachers, with masks that pile up
+and with the repaired router the student is as good within the noise. The masks do lower the drift, by half or more on
+"class" and by a few per cent on "scene", and the student does not mind either way. What all these variants share is
+teachers that learned beside the student for a few epochs only, and a weight of distillation that falls from 1 to 1/4
+beside a full cross-entropy; single teachers teach at half and half, so the lead over them may be one of weights. With
+that weight at 0 (`--break no-distillation`) claims 1 and 2 fail. Routing is alive in every variant, which is what the
+balancing term asks for and no sign that the choices are good.
 
 Departures from the paper at every scale but `paper`: data, networks, epochs and learning rate are ours.
 """
