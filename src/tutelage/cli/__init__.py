@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from tutelage.cli import adapt, assess, cache, calibrate, distill, export, reproduce, systems
+from tutelage.cli import adapt, assess, cache, calibrate, distill, export, reproduce, search, systems
 
 app = typer.Typer(
     name="tutelage",
@@ -23,6 +23,7 @@ app.command("cache")(cache.cache)
 app.command("assess")(assess.assess)
 app.command("calibrate")(calibrate.calibrate)
 app.command("export")(export.export)
+app.command("search")(search.search)
 app.command("systems")(systems.systems)
 app.command("reproduce")(reproduce.reproduce)
 

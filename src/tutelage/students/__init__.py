@@ -11,13 +11,15 @@ from tutelage.students.diswot import (
 )
 from tutelage.students.evolution import evolutionary_search, random_search
 from tutelage.students.initialization import gaussian_reinitialize
-from tutelage.students.search_space import DepthSpace, SearchSpace
+from tutelage.students.pareto import pareto_front
+from tutelage.students.search_space import DepthSpace, PerceptronSpace, SearchSpace
 from tutelage.students.zero_cost import gradient_norm, naswot, synflow
 
 __all__ = [
     "DepthSpace",
     "DisWOT",
     "DisWOTScore",
+    "PerceptronSpace",
     "SearchSpace",
     "classifier_gradient",
     "diswot_score",
@@ -25,6 +27,7 @@ __all__ = [
     "gaussian_reinitialize",
     "gradient_norm",
     "naswot",
+    "pareto_front",
     "partial_rank_correlation",
     "random_search",
     "rank_correlation",

@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from tutelage.models.plain import check_sizes
+from tutelage._checks import check_at_least
+from tutelage.models.plain import check_sizes, mlp
 from tutelage.models.sizes import parameter_count
 from tutelage.models.vision import check_image_shape, resnet
 
@@ -89,5 +90,59 @@ class DepthSpace:
         return resnet(self.input_shape, self.num_classes, widths=self.widths, depths=arch)
 
     def _cost(self, arch: tuple[int, ...]) -> int:
+        with torch.device("meta"):
+            return parameter_count(self.build(arch))
+
+
+class PerceptronSpace:
+    """Multi-layer perceptrons: how many hidden layers, and how wide each. An architecture is a tuple of widths.
+
+    Args:
+        widths: The widths that a layer may have.
+        layers: The most hidden layers.
+        num_classes: Number of logits.
+        input_shape: Number of features, or the shape of one sample.
+
+    >>> space = PerceptronSpace((8, 16), 2, num_classes=3, input_shape=4)
+    >>> len(space), space.cost((8,))
+    (6, 67)
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (8, 16, 32, 64, 128),
+        layers: int = 3,
+        *,
+        num_classes: int,
+        input_shape: int | Sequence[int],
+    ) -> None:
+        self.widths = tuple(sorted(set(check_sizes(widths, "widths"))))
+        check_at_least(layers, "layers", 1)
+        self.layers, self.num_classes, self.input_shape = layers, num_classes, input_shape
+
+    def __len__(self) -> int:
+        return sum(len(self.widths) ** count for count in range(1, self.layers + 1))
+
+    def sample(self, rng: random.Random) -> tuple[int, ...]:
+        """One to `layers` widths."""
+        return tuple(rng.choice(self.widths) for _ in range(rng.randint(1, self.layers)))
+
+    def mutate(self, arch: tuple[int, ...], rng: random.Random) -> tuple[int, ...]:
+        """Another width for one layer, one layer more, or one less."""
+        change = rng.choice(["width", "more", "less"])
+        place = rng.randrange(len(arch))
+        if change == "more" and len(arch) < self.layers:
+            return (*arch[:place], rng.choice(self.widths), *arch[place:])
+        if change == "less" and len(arch) > 1:
+            return (*arch[:place], *arch[place + 1 :])
+        others = [width for width in self.widths if width != arch[place]] or [arch[place]]
+        return (*arch[:place], rng.choice(others), *arch[place + 1 :])
+
+    def build(self, arch: tuple[int, ...]) -> nn.Module:
+        """The perceptron."""
+        return mlp(self.input_shape, self.num_classes, hidden=arch)
+
+    def cost(self, arch: tuple[int, ...]) -> int:
+        """The number of parameters."""
         with torch.device("meta"):
             return parameter_count(self.build(arch))
