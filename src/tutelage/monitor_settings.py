@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from tutelage.registry import resolve
-from tutelage.training import Monitor, PowerLawMonitor
+from tutelage.training import Monitor, PowerLawMonitor, RepresentationTracker
 from tutelage.training.settings import StrictModel
 
 MONITORS: Mapping[str, Callable[..., Monitor]] = {
+    "representation": RepresentationTracker,
     # What a config's run logs is a loss against labels, which ends in their entropy: a floor, and no departure.
     "teacher_hacking": functools.partial(PowerLawMonitor, constant=True),
 }
@@ -22,11 +23,11 @@ class MonitorSettings(StrictModel):
     """What watches a run. A plain string is a name without arguments."""
 
     name: str = Field(
-        description="teacher_hacking (warns when a metric leaves the power law of the run's first part), or "
-        "`module:attribute`."
+        description="representation (logs entropy and information of layers), teacher_hacking (warns when a metric "
+        "leaves the power law of the run's first part), or `module:attribute`."
     )
     arguments: dict[str, Any] = Field(
-        {}, description="What it is made with, such as `metric`, `fit_window`, `threshold`, `patience` and `stop`."
+        {}, description="What it is made with, such as `layers` and `every`, or `metric`, `patience` and `stop`."
     )
 
     @model_validator(mode="before")

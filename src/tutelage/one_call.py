@@ -94,6 +94,10 @@ def distill(
     chosen = settings or parse_config(training, TrainingSettings)
     samples = as_samples(train)
     held_out = None if eval is None else as_samples(eval)
+    watching = [ProgressMonitor()] if monitors is None else monitors
+    if held_out is not None:
+        for monitor in watching:
+            monitor.on_data(held_out)
     method = Distillation(_one_teacher(teacher), student, named_terms(make_objectives(objectives)))
     trainer = Trainer(
         method,
@@ -101,7 +105,7 @@ def distill(
         settings=chosen,
         evaluate=None if held_out is None else lambda: evaluate_model(student, held_out, task=task),
         folder=folder,
-        monitors=[ProgressMonitor()] if monitors is None else monitors,
+        monitors=watching,
     )
     history = trainer.run(resume=resume)
     student.eval()

@@ -56,6 +56,8 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
     teacher, live = (learning, None) if learning else _load_teacher(config, data, folder, student, seed)
     method = config.method.make(teacher, student, [term.make() for term in config.arms[arm]])
     monitors: list[Monitor] = [wanted.make() for wanted in config.monitors]
+    for monitor in monitors:
+        monitor.on_data(data.validation)
     monitors += [] if quiet else [ProgressMonitor(f"{arm}, seed {seed}")]
     trainer = Trainer(
         method,
@@ -289,7 +291,14 @@ def trial_folder(folder: Path, arm: str, seed: int) -> Path:
 
 
 def _figures(card: ReportCard) -> str:
-    names = ("accuracy", "mean_iou", "expected_calibration_error", "teacher_agreement", "mean_absolute_error", "perplexity")
+    names = (
+        "accuracy",
+        "mean_iou",
+        "expected_calibration_error",
+        "teacher_agreement",
+        "mean_absolute_error",
+        "perplexity",
+    )
     return ", ".join(f"{name.replace('_', ' ')} {card.metrics[name]:.4f}" for name in names if name in card.metrics)
 
 

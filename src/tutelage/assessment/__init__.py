@@ -53,6 +53,15 @@ from tutelage.assessment.coverage import (
     pass_at_k,
 )
 from tutelage.assessment.detection import box_iou, detection_average_precision
+from tutelage.assessment.diffusion_entropy import (
+    adjacency_spectral_entropy,
+    diffusion_spectral_entropy,
+    matrix_entry_entropy,
+    shannon_histogram_entropy,
+)
+from tutelage.assessment.diffusion_estimate import EntropyEstimate, estimate_diffusion_spectral_entropy
+from tutelage.assessment.diffusion_information import diffusion_spectral_mutual_information
+from tutelage.assessment.diffusion_spectrum import diffusion_spectrum, median_bandwidth
 from tutelage.assessment.diversity import DiversityReport, diversity_report
 from tutelage.assessment.eigen_cam import eigen_cam
 from tutelage.assessment.encoder_probe import probe_encoder
@@ -114,6 +123,7 @@ __all__ = [
     "CandidateTree",
     "Connectivity",
     "DiversityReport",
+    "EntropyEstimate",
     "Fidelity",
     "FidelityTally",
     "ImprovementTable",
@@ -126,6 +136,7 @@ __all__ = [
     "ReportCard",
     "RobustAccuracyCurve",
     "accuracy",
+    "adjacency_spectral_entropy",
     "answer_agreement",
     "assess",
     "balanced_top_k_accuracy",
@@ -148,9 +159,13 @@ __all__ = [
     "counting_errors",
     "coverage_from_log_prob",
     "detection_average_precision",
+    "diffusion_spectral_entropy",
+    "diffusion_spectral_mutual_information",
+    "diffusion_spectrum",
     "disagreement_breakdown",
     "diversity_report",
     "eigen_cam",
+    "estimate_diffusion_spectral_entropy",
     "exact_sequence_kl",
     "expected_calibration_error",
     "exposure_from_scores",
@@ -169,10 +184,12 @@ __all__ = [
     "linear_mode_connectivity",
     "linear_probe",
     "load_calibrated",
+    "matrix_entry_entropy",
     "maximum_calibration_error",
     "mean_and_error",
     "mean_iou",
     "mean_reciprocal_rank",
+    "median_bandwidth",
     "misclassification_cost",
     "narrow_misclassification_mask",
     "ndcg_at_k",
@@ -195,6 +212,7 @@ __all__ = [
     "save_calibrator",
     "selection_adjusted",
     "sequence_kl",
+    "shannon_histogram_entropy",
     "sign_flip_test",
     "span_f1",
     "spans_from_tags",
