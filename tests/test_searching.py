@@ -58,11 +58,12 @@ def test_a_search_that_was_killed_goes_on_and_gives_the_same(
     next((part / "trials").glob("*.json")).unlink()
     trained: list[str] = []
     real = searching.distil_candidate
-    monkeypatch.setattr(
-        searching,
-        "distil_candidate",
-        lambda context, arm, seed: (trained.append(arm.name), real(context, arm, seed))[1],
-    )
+
+    def counted(context: Any, arm: Any, seed: int) -> Any:
+        trained.append(arm.name)
+        return real(context, arm, seed)
+
+    monkeypatch.setattr(searching, "distil_candidate", counted)
     again = search(perceptron, part)
     assert len(trained) == 1
     assert [(one.arch, one.score, one.accuracy) for one in again] == [
