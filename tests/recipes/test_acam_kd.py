@@ -70,7 +70,7 @@ def test_the_breakage_only_touches_arms_whose_masks_student_and_teacher_make():
     before = acam_kd.arms(acam_kd.SCALES["full"])
     changed = {arm.name for arm in before if acam_kd.without_masks(arm) != arm}
     assert "ACAM-KD 0.03" in changed
-    assert not changed & {"labels", "KD 1", "MSE 0.03", "CWD 1", "detection: CWD 0.3"}
+    assert not changed & {"labels", "KD 1", "MSE 0.03", "CWD 1", "detection: MSE 0.1"}
 
 
 def test_every_arm_has_the_same_budget_and_every_kind_as_many_candidates():
@@ -80,6 +80,17 @@ def test_every_arm_has_the_same_budget_and_every_kind_as_many_candidates():
         assert all(set(arm.settings) == {"task", "objectives"} for arm in found)  # budget and data are the task's
         for task, settings in scale.settings.items():
             assert len({len(candidates) for candidates in settings["weights"].values()}) == 1, (name, task)
+
+
+def test_the_segformer_part_runs():
+    full = acam_kd.SCALES["full"].settings["segformer"]
+    settings = {**full, **acam_kd.TINY}
+    scale = replace(acam_kd.SCALES["smoke"], settings={"segformer": settings}, seeds=1)
+    recipe = replace(acam_kd.recipe, scales={"smoke": scale}, claims=())
+    result = run_recipe(recipe, "smoke", jobs=1)
+    assert set(result["arms"]) == {"segformer: labels", "segformer: MSE 0.03", "segformer: ACAM-KD 0.03"}
+    assert len(result["arms"]["segformer: ACAM-KD 0.03"]["spatial_masks"][0]) == 2
+    assert "segformer_teacher_mean_iou" in result["facts"]
 
 
 def results(similarity=0.6, fixed=1.0, dice=0.1, smallest=0.2, **scores):

@@ -20,7 +20,7 @@ from tutelage.data import Data, Samples, load_data
 from tutelage.features import AdaptiveMaskDistillation, ObservedModel, mask_diversity_loss
 from tutelage.features.feature_objective import _TappedObjective
 from tutelage.models import build_model, decode_centres, load_model, parameter_count, save_model
-from tutelage.objectives import CentreDetection, CrossEntropy, forward_kl
+from tutelage.objectives import forward_kl
 from tutelage.one_call import make_objectives
 from tutelage.reproduction import Arm, Claim, Context, Judgement, Metrics, Needs, Recipe, Results, Scale
 from tutelage.teachers import CachedTeacher, FrozenTeacher, Teacher, build_cache
@@ -38,6 +38,7 @@ def network(name: str, *widths: int, separable: bool = False) -> dict[str, Any]:
 
 
 SEGMENTATION: dict[str, Any] = {
+    "kind": "segmentation",
     "data": {"name": "digit_scenes", **SCENES, "train": 400, "validation": 100, "test": 200},
     "num_classes": 11,
     "teacher": network("segmenter", 32, 64, 96),
@@ -51,12 +52,44 @@ SEGMENTATION: dict[str, Any] = {
 }
 DETECTION: dict[str, Any] = {
     **SEGMENTATION,
+    "kind": "detection",
     "num_classes": 10,
     "teacher": network("centre_detector", 32, 64, 96),
     "student": network("centre_detector", 8, 32, separable=True),
     "tap": "fuse",
     "num_masks": 6,
-    "weights": {"MSE": (0.1,), "CWD": (0.3,), "masks": (0.03,)},
+    "weights": {"MSE": (0.1,), "masks": (0.03,)},
+    "mechanism": False,
+}
+
+
+def segformer(widths: tuple[int, int], mlp_ratio: int) -> dict[str, Any]:
+    """A SegFormer of two stages for small pictures; its weights start larger than the usual 0.02, where it hardly moves."""
+    arguments = {
+        "num_encoder_blocks": 2,
+        "hidden_sizes": widths,
+        "depths": (1, 1),
+        "num_attention_heads": (2, 4),
+        "sr_ratios": (2, 1),
+        "patch_sizes": (7, 3),
+        "strides": (4, 2),
+        "mlp_ratios": (mlp_ratio, mlp_ratio),
+        "decoder_hidden_size": widths[1],
+        "initializer_range": 0.1,
+        **dict.fromkeys(("classifier_dropout_prob", "drop_path_rate", "hidden_dropout_prob"), 0.0),
+    }
+    return {"name": "transformers_segmenter", "arguments": arguments}
+
+
+SEGFORMER: dict[str, Any] = {
+    **SEGMENTATION,
+    "teacher": segformer((32, 64), 4),
+    "student": segformer((16, 32), 2),
+    "tap": "network.decode_head.classifier",
+    "weights": {"MSE": (0.03,), "masks": (0.03,)},
+    "mechanism": False,
+    "teacher_training": {**ADAM, "learning_rate": 5e-3, "epochs": 30},
+    "student_training": {**ADAM, "learning_rate": 8e-3, "epochs": 14},
 }
 SGD = {"optimizer": "sgd", "scheduler": "linear", "weight_decay": 5e-4, "batch_size": 16, "num_workers": 8}
 SEGFORMER_B2 = {"hidden_sizes": (64, 128, 320, 512), "depths": (3, 4, 6, 3), "decoder_hidden_size": 768}
@@ -90,7 +123,13 @@ SCALES = {
     ),
     "quick": Scale("quick", seeds=3, settings={"segmentation": SEGMENTATION}),
     "full": Scale(
-        "full", seeds=5, settings={"segmentation": {**SEGMENTATION, "ablations": True}, "detection": DETECTION}
+        "full",
+        seeds=5,
+        settings={
+            "segmentation": {**SEGMENTATION, "ablations": True},
+            "segformer": SEGFORMER,
+            "detection": DETECTION,
+        },
     ),
     "paper": Scale(
         "paper",
@@ -98,6 +137,7 @@ SCALES = {
         settings={
             # Crops, batch, optimiser and schedule of the paper's Cityscapes runs, and one of its two students.
             "segmentation": {
+                "kind": "segmentation",
                 "data": {"name": "tutelage.data.cityscapes:cityscapes", "crop": (512, 1024)},
                 "input_shape": (3, 512, 1024),
                 "num_classes": 19,
@@ -119,6 +159,9 @@ SCALES = {
     ),
 }
 
+LABELS = {"segmentation": "cross_entropy", "detection": "centre_detection"}
+METRICS = {"segmentation": "mean_iou", "detection": "average_precision"}
+
 # ---- Arms: what is compared ------------------------------------------------------------------------------------------
 
 
@@ -128,9 +171,9 @@ def arms(scale: Scale) -> list[Arm]:
 
 
 def _arms(task: str, settings: Mapping[str, Any]) -> list[Arm]:
-    """The arms of a task; those of detection have its name in front."""
+    """The arms of a task; those of the second and third have its name in front."""
     prefix = "" if task == "segmentation" else f"{task}: "
-    labels = "cross_entropy" if task == "segmentation" else "centre_detection"
+    labels = LABELS[settings["kind"]]
     taps = {"student_taps": settings["tap"], "teacher_taps": settings.get("teacher_tap", settings["tap"])}
     taps |= settings.get("taps", {})
     weights = settings["weights"]
@@ -153,9 +196,10 @@ def _arms(task: str, settings: Mapping[str, Any]) -> list[Arm]:
     if "KD" in weights:
         add("KD", "soft labels of every cell", "tutelage.recipes.acam_kd:_CellDistillation", weights["KD"])
     add("MSE", "the map without masks", "fitnet", weights["MSE"])
-    add("CWD", "where each channel is active", "cwd", weights["CWD"])
+    if "CWD" in weights:
+        add("CWD", "where each channel is active", "cwd", weights["CWD"])
     mask("ACAM-KD", "masks of teacher and student", candidates=weights["masks"])
-    if task == "detection":
+    if not settings.get("mechanism", True):
         return found
     last = weights["masks"][-1:]
     alone = {"mask_source": "teacher"}
@@ -204,8 +248,6 @@ class _HalfMasks(AdaptiveMaskDistillation):
             nn.init.zeros_(units).requires_grad_(False)
 
 
-METRICS = {"segmentation": "mean_iou", "detection": "average_precision"}
-
 # ---- The experiment --------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +258,7 @@ def prepare(context: Context) -> dict[str, float]:
         data = _load(settings)
         model = _build(settings, "teacher", data)
         training = TrainingSettings(seed=0, **settings["teacher_training"])
-        labels = CrossEntropy() if task == "segmentation" else CentreDetection()
+        labels = make_objectives(LABELS[settings["kind"]])
         Trainer(Distillation(None, model, labels), data.train, settings=training).run()
         model.cpu()
         save_model(context.folder / task / "teacher", model)
@@ -226,14 +268,13 @@ def prepare(context: Context) -> dict[str, float]:
             build_cache(
                 teacher, data.train, context.folder / task / "train", signals=(f"features.{tap}",), dtype="float32"
             )
-        facts[f"teacher_{METRICS[task]}"] = _score(task, model, data.test, settings)
+        facts[f"{task}_teacher_{METRICS[settings['kind']]}"] = _score(model, data.test, settings)
     return facts
 
 
 def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     """Teach one student; ask it about the validation and test scenes, and look at its masks."""
-    task = arm.settings["task"]
-    settings, folder = context[task], context.folder / task
+    settings, folder = context[arm.settings["task"]], context.folder / arm.settings["task"]
     data = _load(settings)
     student = _build(settings, "student", data)
     teacher: Teacher | nn.Module = (
@@ -244,9 +285,10 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     training = TrainingSettings(seed=seed, **settings["student_training"])
     Trainer(method, data.train, settings=training, monitors=[watch]).run()
     student.cpu()
+    metric = METRICS[settings["kind"]]
     return {
-        f"validation_{METRICS[task]}": _score(task, student, data.validation, settings),
-        f"test_{METRICS[task]}": _score(task, student, data.test, settings),
+        f"validation_{metric}": _score(student, data.validation, settings),
+        f"test_{metric}": _score(student, data.test, settings),
         **watch.figures(),
     }
 
@@ -423,7 +465,7 @@ def _build(settings: Mapping[str, Any], role: str, data: Data) -> nn.Module:
 
 
 @torch.no_grad()
-def _score(task: str, model: nn.Module, samples: Samples, settings: Mapping[str, Any]) -> float:
+def _score(model: nn.Module, samples: Samples, settings: Mapping[str, Any]) -> float:
     """Mean IoU of all pixels together, or mean average precision at an overlap of one half."""
     observed, classes = ObservedModel(model.eval()), settings["num_classes"]
     confusion, found = torch.zeros(classes, classes, dtype=torch.int64), []
@@ -432,11 +474,11 @@ def _score(task: str, model: nn.Module, samples: Samples, settings: Mapping[str,
         logits = observed(batch.inputs).logits
         assert logits is not None
         assert batch.target is not None
-        if task == "segmentation":
+        if settings["kind"] == "segmentation":
             confusion += confusion_matrix(logits.argmax(dim=-1), batch.target, classes, ignore_index=-100)
         else:
             found.append((*decode_centres(logits), batch.extras["boxes"], batch.extras["box_labels"]))
-    if task == "segmentation":
+    if settings["kind"] == "segmentation":
         return float(iou_from_confusion(confusion).nanmean())
     boxes, scores, labels, true_boxes, true_labels = (torch.cat(parts) for parts in zip(*found, strict=True))
     return detection_average_precision(boxes, scores, labels, true_boxes, true_labels, classes)
