@@ -64,7 +64,7 @@ DETECTION: dict[str, Any] = {
 
 
 def segformer(widths: tuple[int, int], mlp_ratio: int) -> dict[str, Any]:
-    """A SegFormer of two stages for small pictures; its weights start larger than the usual 0.02, where it hardly moves."""
+    """A SegFormer of two stages for small pictures; its weights start larger than at the usual 0.02."""
     arguments = {
         "num_encoder_blocks": 2,
         "hidden_sizes": widths,
