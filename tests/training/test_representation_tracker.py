@@ -34,7 +34,7 @@ def run(tracker, student=None, teacher=None, **options):
 
 
 def test_logs_a_curve_and_leaves_the_run_alone():
-    tracker = RepresentationTracker(samples=samples(90, seed=1), every=2, clusters=3)
+    tracker = RepresentationTracker(samples=samples(90, seed=1), every=2, clusters=3, fixed_bandwidth=True)
     student, plain = network(), network()
     history = run(tracker, student)
     untracked = run(RepresentationTracker(samples=2, every=100), plain)
@@ -47,12 +47,13 @@ def test_logs_a_curve_and_leaves_the_run_alone():
     assert last["representation/embedding/bandwidth"] == first["representation/embedding/bandwidth"]
 
 
-def test_values_are_those_of_the_functions():
+@pytest.mark.parametrize("fixed", [True, False])
+def test_values_are_those_of_the_functions(fixed):
     student, held_out = network(), samples(60, seed=2)
-    tracker = RepresentationTracker("1", samples=held_out, time=2)
+    tracker = RepresentationTracker("1", samples=held_out, time=2, fixed_bandwidth=fixed)
     run(tracker, student)
     before, after = (model.eval()[:2](held_out.inputs).detach() for model in (network(), student))
-    bandwidth = median_bandwidth(before, factor=0.5)
+    bandwidth = median_bandwidth(before if fixed else after, factor=0.5)
     known = diffusion_spectral_entropy(after, bandwidth=bandwidth, time=2).item()
     assert tracker.curve[-1]["representation/1/bandwidth"] == pytest.approx(bandwidth)
     assert tracker.curve[-1]["representation/1/entropy"] == pytest.approx(known, rel=1e-5)
@@ -80,9 +81,9 @@ def test_maps_are_taken_as_means_over_positions(place):
 
 
 def test_a_resumed_run_keeps_its_bandwidth(tmp_path):
-    first = RepresentationTracker(samples=60)
+    first = RepresentationTracker(samples=60, fixed_bandwidth=True)
     run(first, folder=tmp_path)
-    again = RepresentationTracker(samples=60)
+    again = RepresentationTracker(samples=60, fixed_bandwidth=True)
     run(again, folder=tmp_path, resume=True)
     assert again._bandwidths == first._bandwidths
     assert again.curve == first.curve[1:]

@@ -28,13 +28,13 @@ class RepresentationTracker(Monitor):
 
     It adds to records, for every layer:
 
-    - `representation/LAYER/entropy`: DSE. It usually rises while a network learns.
+    - `representation/LAYER/entropy`: DSE.
     - `representation/LAYER/label_information`: DSMI with the labels, where a sample has one. It rises when a network
       generalises.
     - `representation/LAYER/input_information`: DSMI with the inputs, in spectral clusters that are computed once; where
       the inputs are one tensor of reals.
-    - `representation/LAYER/bandwidth`: σ, a multiple of the layer's median distance before the first step, fixed from
-      then on. A resumed run takes it from its records. While most samples coincide there is none, and all are NaN.
+    - `representation/LAYER/bandwidth`: σ, a multiple of the layer's median distance, so that what a look shows is free
+      of the layer's scale, which may grow a hundredfold. While most samples coincide there is none, and all are NaN.
 
     Networks are called in evaluation mode and left as they were; no random state is touched.
 
@@ -46,6 +46,9 @@ class RepresentationTracker(Monitor):
         samples: What is asked: samples, or how many of the run's held-out ones (of the training data where there are
             none), drawn at random once. The cost of a look grows with their third power: about 0.1 s for 500.
         bandwidth_factor: What the median distance is multiplied by.
+        fixed_bandwidth: Keep σ as it was before the first step (a resumed run takes it from its records). Growing
+            distances then show as entropy, but soon all samples are far apart: entropy ends at log N and information
+            at 0, whatever was learned.
         time: Diffusion steps.
         normalization: Which random walk.
         clusters: Clusters of the inputs (and bins of real targets).
@@ -81,6 +84,7 @@ class RepresentationTracker(Monitor):
         every: int = 1,
         samples: Samples | int = 500,
         bandwidth_factor: float = 0.5,
+        fixed_bandwidth: bool = False,
         time: float = 1,
         normalization: Normalization = "random_walk",
         clusters: int = 10,
@@ -101,7 +105,7 @@ class RepresentationTracker(Monitor):
         self.every, self.samples, self.bandwidth_factor, self.clusters = every, samples, bandwidth_factor, clusters
         self.seed, self.batch_size = seed, batch_size
         self.options: dict[str, Any] = {"time": time, "normalization": normalization}
-        self.repetitions = repetitions
+        self.repetitions, self.fixed_bandwidth = repetitions, fixed_bandwidth
         self.curve: list[dict[str, float]] = []
         self._held_out: Samples | None = None
         self._bandwidths: dict[str, float] = {}
@@ -150,7 +154,7 @@ class RepresentationTracker(Monitor):
         names = ("entropy", *self._references, "bandwidth")
         if not torch.isfinite(x).all():
             return dict.fromkeys(names, math.nan)
-        if layer not in self._bandwidths:
+        if layer not in self._bandwidths or not self.fixed_bandwidth:
             try:
                 self._bandwidths[layer] = median_bandwidth(x, factor=self.bandwidth_factor)
             except ValueError:  # most samples coincide
