@@ -26,12 +26,12 @@ Networks were then made as small as they are to save time.
 What holds and what does not (recorded at quick and full). Both students gain five to ten points over labels alone,
 beyond doubt (claim 1). The parts together beat the projector alone; most of that comes from the path through the
 teacher; without it the second view adds half as much, and beside it nothing (claim 3). Against plain matching it is a
-draw: a little ahead for the CNN, a little behind for the Mixer, both within the noise, so claim 2 does not hold. A likely
-reason is the run's length: 150 steps from scratch for four projectors, where one convolution is learned at once. Three
-times the images are worth far more than the teacher (claim 4): labels alone on these bring the CNN past the teacher
-itself. The larger teacher teaches the Mixer as well as the small one, and the CNN a point worse (claim 5; quick asks
-the Mixer alone, where it holds): it is only four points better itself, and its projectors are twice as wide at the same
-weights and in as few steps.
+draw: a little ahead for the CNN, a little behind for the Mixer, both within the noise, so claim 2 does not hold. A
+likely reason is the run's length: 150 steps from scratch for four projectors, where one convolution is learned at once.
+Three times the images are worth far more than the teacher (claim 4): labels alone on these bring the CNN past the
+teacher itself. The larger teacher teaches the Mixer as well as the small one, and the CNN a point worse (claim 5; quick
+asks the Mixer alone, where it holds): it is only four points better itself, and its projectors are twice as wide at the
+same weights and in as few steps.
 """
 
 from __future__ import annotations
