@@ -16,9 +16,22 @@ is tuned: the weight of the answers is the 4 of the released configuration for a
 due to a worse choice. The controls that could explain a gain without knowledge: label smoothing, random answers, and
 random codes of the classes.
 
-Departures from the paper: data, networks, schedule and answers are ours at every scale but `paper`. There questions are
-written by the model that answers them (the paper asks GPT-4o), and the test part is looked at once, at the end (the
-released code reports the best epoch on it).
+How the size was chosen. Eight pilot settings with one or two seeds were looked at, on test accuracy and AUROC. Where
+cross-entropy had not learned what it could (18 to 33 % right: low rate, distorted images), MaKD was one to four points
+ahead, and mostly so were random answers and codes of the classes; where it had, the sign varied. The setting was taken
+for being learnable (answers at an AUROC of 0.8 are out of reach otherwise), before any arm was run in it.
+
+What holds and what does not (recorded at quick and full). The students learn the answers, the better the cleaner they
+are. The residual network gains a good point (p = 0.06 and 0.04). The smaller network gains nothing beyond the noise, at
+6 and 24 images a class as little, so claim 1 fails; random answers are as good for it. Likely reasons: 77 % of the true
+answers are the same for all images of a class, so most questions say what the label says; a tenth is wrong; and 7,000
+parameters have little room for more outputs. Five questions cost two points, likely since few share the whole weight:
+claim 3 fails at quick, and holds at full with 0.3 points between none and all. Claim 6 fails at full, p just below 0.1:
+half-wrong answers, which are sure of themselves, are a point worse than uniform numbers, which are not.
+
+Departures from the paper: data, networks, schedule and answers are ours at every scale but `paper`. Images have 12 × 12
+pixels and half of the default distortion of `glyphs`. At `paper` scale the model that answers writes the questions too
+(the paper asks GPT-4o), and the test part is looked at once (the released code reports the best epoch).
 """
 
 from __future__ import annotations
@@ -42,6 +55,7 @@ from tutelage.data.subsets import targets_of
 from tutelage.features import AspectDistillation, ObservedModel
 from tutelage.files import read_tensors, write_tensors
 from tutelage.models import build_model, parameter_count
+from tutelage.models.pretrained import new_model
 from tutelage.models.specification import described
 from tutelage.objectives import CrossEntropy, KnowledgeDistillation
 from tutelage.reproduction import Arm, Claim, Context, Judgement, Metrics, Needs, Recipe, Results, Scale
@@ -88,8 +102,6 @@ def transformers_classifier(
     input_shape: tuple[int, ...], num_classes: int, *, class_name: str, settings: Mapping[str, Any]
 ) -> nn.Module:
     """A classifier of `transformers` with random weights."""
-    from tutelage.models.pretrained import new_model
-
     return new_model(class_name, num_channels=input_shape[0], num_labels=num_classes, **settings)
 
 
@@ -378,8 +390,7 @@ def describe(scale: Scale) -> dict[str, Any]:
             described[name] = f"{type(model).__name__}, {parameter_count(model):,} parameters"
     if paper:
         model = answering_model()
-        size = f"{type(model).__name__}, {parameter_count(model):,} parameters"
-        described["answers by"] = f"{scale.settings['answerer']}: {size}"
+        described["answers by"] = f"{type(model).__name__}, {parameter_count(model):,} parameters"
         described["data"] = f"folders of images: {', '.join(scale.settings['data'])}"
         prompts = build_question_prompts(pets, num_images=3680, **scale.settings["questions"])
         described["questions for oxfordpets"], described["choice of questions"] = prompts
@@ -453,11 +464,8 @@ def answers_are_learnt(results: Results) -> Judgement:
     if "aspect_auroc" not in results.arms["MaKD"]:
         return NOT_MEASURED
     value = results.mean("MaKD", "aspect_auroc")
-    detail = ", ".join(
-        f"{name} {results.mean(name, 'aspect_auroc'):.3f}"
-        for name in results.arms
-        if "aspect_auroc" in results.arms[name]
-    )
+    learnt = [name for name, metrics in results.arms.items() if "aspect_auroc" in metrics]
+    detail = ", ".join(f"{name} {results.mean(name, 'aspect_auroc'):.3f}" for name in learnt)
     return Judgement(value, value >= 0.8, detail=detail)
 
 
