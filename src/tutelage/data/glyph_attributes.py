@@ -78,7 +78,16 @@ def glyph_attributes(fonts: Sequence[str], *, size: int = 48) -> Bool[Tensor, "f
 def _attributes_in(font: str, size: int) -> Tensor:
     """`[62, questions]` for one font."""
     characters = ALPHABETS["alphanumeric"]
-    clean = glyphs(alphabet=characters, size=size, noise=0, affine=0, fonts=(font,), train_per_class=1)
+    clean = glyphs(
+        alphabet=characters,
+        size=size,
+        noise=0,
+        affine=0,
+        fonts=(font,),
+        train_per_class=1,
+        validation_per_class=1,  # only the training part is looked at
+        test_per_class=1,
+    )
     drawn = clean.train.batch(torch.arange(len(characters))).inputs
     assert isinstance(drawn, Tensor)
     of_character = torch.tensor([[character in yes for yes in _OF_CHARACTERS.values()] for character in characters])
