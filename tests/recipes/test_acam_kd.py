@@ -66,6 +66,16 @@ def test_masks_move_and_part_and_without_units_they_do_neither():
     assert broken["spatial_masks"][0] == pytest.approx([0.5] * 8)
 
 
+def test_similarity_sees_no_size_and_takes_vanished_masks_as_alike():
+    masks = torch.rand(2, 3, 5, dtype=torch.float64)
+    assert acam_kd._similarity(masks, masks * 1e-40) == pytest.approx(1)
+    masks[0, 0] = 0
+    assert acam_kd._similarity(masks, masks) == pytest.approx(1)
+    others = masks.clone()
+    others[0, 0] = 1  # was 0 everywhere, is 1 everywhere
+    assert acam_kd._similarity(masks, others) == pytest.approx(5 / 6)
+
+
 def test_the_breakage_only_touches_arms_whose_masks_student_and_teacher_make():
     before = acam_kd.arms(acam_kd.SCALES["full"])
     changed = {arm.name for arm in before if acam_kd.without_masks(arm) != arm}

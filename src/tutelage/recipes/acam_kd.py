@@ -2,6 +2,26 @@
 
 Source: Lan and Tian, "ACAM-KD: Adaptive and Cooperative Attention Masking for Knowledge Distillation", ICCV 2025,
 arXiv 2503.06307.
+
+The question. What a student imitates is weighed by masks over channels and positions, made at every step from both
+maps by cross-attention, and kept apart by a diversity term. Does that beat labels alone (claim 1), the same maps
+without masks and masks of the teacher alone (claim 2), do masks follow the student (claim 3), and does diversity keep
+them apart and alive (claim 4)?
+
+The comparison. Scenes of 32 × 32 pixels with two to four handwritten digits, a class a pixel. A convolutional pyramid
+of 242 thousand parameters teaches one of 5 thousand with separable convolutions, through the map of class scores at a
+quarter of the size. Every arm has the same scenes, first weights, order of batches and budget. Every kind of loss has
+two candidates for its weight, and the one with the better mean validation mIoU is judged on the test part. At full
+scale a small SegFormer teaches a smaller one, and a one-stage detector another one through its pyramid's map.
+
+How the size was chosen. Pilots on one or two seeds, test scores included: noisier scenes, on which nobody learned in
+this budget; SGD as in the paper (rates 0.05 and 0.2), with which every arm stayed below 0.11 mIoU and masks went the
+same way, so AdamW was taken for all; and the weights. At weight 1 ACAM-KD and the plain squared error of raw scores
+both cost the student more than half of its mIoU, at 0.01 and 0.03 they do not.
+
+Departures from the paper: data, networks, optimiser and budget, at every scale but `paper`; α = λ = 1 there, while here
+the total has a weight. A detector's head is not inherited, since widths differ. At `paper` a SegFormer-B2 teaches
+DeepLabV3+ on MobileNetV2, since `transformers` has no DeepLabV3 on ResNet-101.
 """
 
 from __future__ import annotations
@@ -333,18 +353,24 @@ class _MaskWatch(Monitor):
         """How alike first and last masks are, how the last overlap, the mean of the largest, and all means by epoch."""
         if not self._masks:
             return {}
-        first, last = (masks.double() for masks in (self._masks[0], self._masks[-1]))
-        similarity = torch.cosine_similarity(first, last, dim=2).mean().item()
-        found: Metrics = {
-            "mask_similarity": similarity,
-            "mask_dice": mask_diversity_loss(last, dice="pairwise_mean").item(),
-            "largest_mask": last.mean(dim=2).amax(dim=1).mean().item(),
-        }
+        found: Metrics = {}
+        if self._means["spatial_mask"]:
+            last = self._masks[-1].double()
+            found["mask_similarity"] = _similarity(self._masks[0].double(), last)
+            found["mask_dice"] = mask_diversity_loss(last, dice="pairwise_mean").item()
+            found["largest_mask"] = last.mean(dim=2).amax(dim=1).mean().item()
         for name, means in self._means.items():
             if means:
                 found[f"{name}s"] = means
                 found[f"smallest_{name}"] = min(means)
         return found
+
+
+def _similarity(masks: Tensor, others: Tensor) -> float:
+    """Mean cosine similarity of masks with others, however small they are; two that are 0 everywhere are alike."""
+    first, second = (given / given.amax(dim=2, keepdim=True).clamp_min(1e-300) for given in (masks, others))
+    both_zero = (masks.amax(dim=2) == 0) & (others.amax(dim=2) == 0)
+    return torch.where(both_zero, 1, torch.cosine_similarity(first, second, dim=2)).mean().item()
 
 
 def describe(scale: Scale) -> dict[str, Any]:
@@ -398,13 +424,13 @@ def diversity_works(results: Results) -> Judgement:
     """Claim 4."""
     ours, other = _last(results, "ACAM-KD"), _last(results, "no diversity")
     test = results.paired(other, ours, "mask_dice")
-    smallest = min(results.mean(ours, f"smallest_{name}_mask") for name in ("channel", "spatial"))
+    smallest = min(results.values(ours, f"smallest_{name}_mask").min() for name in ("channel", "spatial"))
     detail = (
         f"Dice of spatial masks {results.mean(ours, 'mask_dice'):.4f} with diversity and "
-        f"{results.mean(other, 'mask_dice'):.4f} without; smallest mean mask {smallest:.4f}"
+        f"{results.mean(other, 'mask_dice'):.4f} without; smallest mean mask of an epoch and seed {smallest:.4f}"
     )
     holds = test.difference > 0 and test.p_value < 0.1 and smallest > 0.05
-    return Judgement(test.difference, holds, test.p_value, detail)
+    return Judgement(test.difference, bool(holds), test.p_value, detail)
 
 
 CLAIMS = (
@@ -433,7 +459,7 @@ CLAIMS = (
         "diversity-works",
         "the diversity term keeps masks apart, and they do not vanish",
         "at the larger weight, the mean pairwise Dice of the last spatial masks is lower with λ = 1 than with λ = 0, "
-        "one-sided paired t-test p < 0.1, and the mean mask of every epoch is above 0.05",
+        "one-sided paired t-test p < 0.1, and the mean mask of every epoch and seed is above 0.05",
         diversity_works,
     ),
 )
