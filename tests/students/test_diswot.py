@@ -25,7 +25,7 @@ seeds = st.integers(0, 10_000)
 def slow_semantic_distance(student: Tensor, teacher: Tensor) -> float:
     total = 0.0
     for first, second in zip(student.double(), teacher.double(), strict=True):
-        outer = [functional.normalize(torch.outer(row, row), dim=1, eps=0) for row in (first, second)]
+        outer = [functional.normalize(torch.outer(row, row), dim=1) for row in (first, second)]
         total += float((outer[0] - outer[1]).square().sum())
     return total / student.numel()
 
@@ -100,6 +100,17 @@ def test_dead_classes_and_samples_give_finite_values() -> None:
     dead = torch.tensor([[0.0, 0.0], [1.0, 2.0]])
     assert semantic_similarity(dead, torch.ones(2, 2)) == pytest.approx(-slow_semantic_distance_with_zeros())
     assert torch.isfinite(sample_relation_distance(torch.zeros(3, 2, requires_grad=True), torch.ones(3, 2)))
+
+
+def test_classes_with_hardly_a_gradient_hardly_count() -> None:
+    student, teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scale = 10.0 ** -torch.arange(3, 9).double()[:, None]  # rows of the products from 1e-6 to 1e-16
+    found = -semantic_similarity(scale * student, scale * teacher)
+    assert found == pytest.approx(slow_semantic_distance(scale * student, scale * teacher), abs=1e-9)
+    assert found < -semantic_similarity(student, teacher)
+    assert -semantic_similarity(scale * student, scale * teacher, eps=1e-40) == pytest.approx(
+        slow_semantic_distance(student, teacher)
+    )
 
 
 def slow_semantic_distance_with_zeros() -> float:

@@ -35,6 +35,7 @@ from tutelage.features.norm_direction import (
 from tutelage.features.observed import ObservedModel
 from tutelage.features.projectors import FeatureProjector, width_projector
 from tutelage.features.prototypes import nearest_prototype
+from tutelage.features.relation_objectives import ChannelRelationDistance, SampleRelationDistance
 from tutelage.features.relations import channel_relation_distance, fsp_matrix, sample_relation_distance
 from tutelage.features.scalekd import ScaleKD, ScaleKDObjective
 from tutelage.features.stages import stage_paths
@@ -61,6 +62,7 @@ __all__ = [
     "AdaptiveMaskDistillation",
     "AdaptiveMasks",
     "AspectDistillation",
+    "ChannelRelationDistance",
     "ChannelWiseDistillation",
     "ClassConditionalMean",
     "ClusterSubclassTargets",
@@ -78,6 +80,7 @@ __all__ = [
     "NormDirectionLoss",
     "ObservedModel",
     "RandomSubclassTargets",
+    "SampleRelationDistance",
     "ScaleKD",
     "ScaleKDObjective",
     "SpatialFeatureMask",

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tutelage._checks import check_at_least, check_non_negative, check_option
+from tutelage._checks import check_at_least, check_non_negative, check_option, check_positive
 from tutelage.features.relations import sample_relation_distance
 from tutelage.features.taps import FeatureTaps
 from tutelage.models.call import call_model, head_path
@@ -78,27 +78,34 @@ def relation_similarity(
 
 
 def semantic_similarity(
-    student_gradient: Float[Tensor, "classes width"], teacher_gradient: Float[Tensor, "other_classes other_width"]
+    student_gradient: Float[Tensor, "classes width"],
+    teacher_gradient: Float[Tensor, "other_classes other_width"],
+    *,
+    eps: float = 1e-12,
 ) -> float:
     """−d_s: how alike two networks weigh their channels for the classes.
 
     d_s = Σ_k ‖E^T_k − E^S_k‖²_F / (classes · width), where E_k = g_k g_kᵀ with rows of length 1 (equation 4). A row of
     E_k is ±ĝ_k, its sign that of one entry of g_k, so this costs no product: d_s is the mean over classes and channels
-    of [t ≠ 0] + [s ≠ 0] − 2 · sign(t · s) · cos(g^T_k, g^S_k). A class without gradient, or a channel, counts as zeros.
+    of t² + s² − 2 · t · s · sign · cos(g^T_k, g^S_k), where t and s are the rows' lengths: 1, or less where a row is
+    shorter than `eps` before it is normalised. With the weights of `gaussian_reinitialize` logits are large, and most
+    classes of a batch have gradients so small that this counts: they weigh little, and the score is better for it.
 
     Args:
         student_gradient: `[classes, width]`, see `classifier_gradient`.
         teacher_gradient: The same shape.
+        eps: The least length by which a row of g_k g_kᵀ is divided, as in `torch.nn.functional.normalize`.
 
     Returns:
-        In [-4, 0].
+        In [-4, 0]. Scaling either gradient changes nothing, while rows are longer than `eps`.
 
     Raises:
-        ValueError: Shapes that differ.
+        ValueError: Shapes that differ, or `eps` not positive.
 
     >>> round(semantic_similarity(torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 2.0]])), 4)
     -0.4
     """
+    check_positive(eps, "eps")
     if student_gradient.shape != teacher_gradient.shape:
         raise ValueError(
             "Expected arguments `student_gradient` and `teacher_gradient` to have the same shape, but got "
@@ -107,8 +114,8 @@ def semantic_similarity(
         )
     student, teacher = student_gradient.double(), teacher_gradient.double()
     cosine = (_unit(student) * _unit(teacher)).sum(dim=1, keepdim=True)
-    there = (student != 0).double() + (teacher != 0).double()
-    distance = there - 2 * student.sign() * teacher.sign() * cosine
+    first, second = _signed_lengths(student, eps), _signed_lengths(teacher, eps)
+    distance = first.square() + second.square() - 2 * first * second * cosine
     return -max(float(distance.mean()), 0.0)
 
 
@@ -249,6 +256,12 @@ def _signals(
     assert logits is not None
     (gradient,) = torch.autograd.grad(functional.cross_entropy(logits, y), weight)
     return taps.features.get("map", logits).detach(), gradient.detach()
+
+
+def _signed_lengths(gradient: Tensor, eps: float) -> Tensor:
+    """Of every row of g_k g_kᵀ once it is divided by its length, or `eps`; with the sign of the row's own entry."""
+    lengths = gradient * gradient.norm(dim=1, keepdim=True)
+    return lengths / lengths.abs().clamp_min(eps)
 
 
 def _unit(rows: Tensor) -> Tensor:
