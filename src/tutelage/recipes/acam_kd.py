@@ -19,15 +19,15 @@ this budget; SGD as in the paper (rates 0.05 and 0.2), with which every arm stay
 same way, so AdamW was taken for all; and the weights. At weight 1 ACAM-KD and the plain squared error of raw scores
 both cost the student more than half of its mIoU, at 0.01 and 0.03 they do not.
 
-What holds and what does not (recorded at quick and full). ACAM-KD is ahead of labels alone (claim 1), and in the
-mean behind everything else that distils, the plain squared error of the same scores included (claim 2); channel-wise
-distillation is far ahead of both. The likely reason is in its masks. Raw scores make large fused maps, units of N(0, 1) turn these
-into masks of 0 or 1 within an epoch, and then the two weaknesses of the loss take over: smaller masks cost less, and
-one mask that is on everywhere while the others are off has no overlap. Masks end as switches without any region, on
-some seeds all off over positions (claim 4, and the largest mean mask in the results); the diversity term does not
-change that. Masks that stay as they were drawn do better than those that learn, and with every mask held at 1/2 (the
-breakage `half-masks`), when only the squared error is left, the student is better than with ACAM-KD: here the masks
-cost what they should gain. The scale-invariant errors keep masks from vanishing, and do worst; a mask can still
+What holds and what does not (recorded at quick and full). ACAM-KD is ahead of labels alone (claim 1), and in the mean
+behind everything else that distils, the plain squared error of the same scores included (claim 2); channel-wise
+distillation is far ahead of both. The likely reason is in its masks. Raw scores make large fused maps, units of N(0, 1)
+turn these into masks of 0 or 1 within an epoch, and then the two weaknesses of the loss take over: smaller masks cost
+less, and one mask that is on everywhere while the others are off has no overlap. Masks end as switches without any
+region, on some seeds all off over positions (claim 4, and the largest mean mask in the results); the diversity term
+does not change that. Masks that stay as they were drawn do better than those that learn, and with every mask held at
+1/2 (the breakage `half-masks`), when only the squared error is left, the student is better than with ACAM-KD: here the
+masks cost what they should gain. The scale-invariant errors keep masks from vanishing, and do worst; a mask can still
 lower them by gathering where the error is small. That masks move (claim 3) is true, and true of the teacher's own
 adaptive masks as well, so it says little about the student. The SegFormer and the detector show the same: hardly more
 than labels alone in the one, within the noise in the other. None of this speaks about training that is a hundred times
