@@ -28,10 +28,10 @@ region, on some seeds all off over positions (claim 4, and the largest mean mask
 does not change that. Masks that stay as they were drawn do better than those that learn, and with every mask held at
 1/2 (the breakage `half-masks`), when only the squared error is left, the student is better than with ACAM-KD: here the
 masks cost what they should gain. The scale-invariant errors keep masks from vanishing, and do worst; a mask can still
-lower them by gathering where the error is small. That masks move (claim 3) is true, and true of the teacher's own
-adaptive masks as well, so it says little about the student. The SegFormer and the detector show the same: hardly more
-than labels alone in the one, within the noise in the other. None of this speaks about training that is a hundred times
-longer.
+lower them by gathering where the error is small. That masks move after the first epoch (claim 3) is true, but adaptive
+masks of the teacher alone move more, so it says little about the student. The SegFormer and the detector show the same:
+hardly more than labels alone in the one, within the noise in the other. None of this speaks about training that is a
+hundred times longer.
 
 Departures from the paper: data, networks, optimiser and budget, at every scale but `paper`; α = λ = 1 there, while here
 the total has a weight. A detector's head is not inherited, since widths differ. At `paper` a SegFormer-B2 teaches
