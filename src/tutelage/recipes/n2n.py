@@ -1,0 +1,404 @@
+"""N2N: can two policies find, inside a teacher, a student a tenth its size that is nearly as accurate?
+
+Source: "N2N Learning: Network to Network Compression via Policy Gradient Reinforcement Learning", ICLR 2018, arXiv
+1709.06030.
+
+The question. A policy deletes layers of a trained network, a second one shrinks what is left; a student is worth its
+accuracy after a short lesson from the teacher, times a function of its size. Does the reward rise as the policies
+learn, does learning beat drawing at random, and does a policy help with a larger teacher? The teacher is a VGG-like
+network on 8 × 8 digits.
+
+The comparison. Random search has the same stages, students, lessons and budget, and draws every decision evenly. Every
+seed has teachers of its own, shared by the arms. Rewards come from the validation part; the test part is read once,
+after the final training. The student that N2N found is also taught by labels alone, and a network of its size (or the
+smallest there is) with all widths scaled alike is taught as the student is. "Patterns" is a test of the policy
+gradient without any training: twelve layers, and a reward that is the share of decisions equal to a hidden pattern.
+
+Departures from the paper: data, networks and budget are ours at every scale but `paper`; descriptions are divided by
+the teacher's largest entries; each student is credited with its own reward (see `NetworkCompressor`). For the sake of
+seconds, `quick` and `full` use half the widths that a teacher of 300 000 parameters would have and far fewer than the
+paper's 500 students a stage; `patterns` chooses among three multipliers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.data import Data, load_data
+from tutelage.data.subsets import subset
+from tutelage.models import build_model, load_model, parameter_count, save_model
+from tutelage.objectives import CrossEntropy, LogitMSE
+from tutelage.reproduction import Arm, Claim, Context, Judgement, Metrics, Needs, Recipe, Results, Scale
+from tutelage.students import (
+    NetworkCompressor,
+    RemovalPolicy,
+    RunningBaseline,
+    ShortDistillation,
+    ShrinkagePolicy,
+    layered_student,
+    random_architecture_search,
+    reinforce_loss,
+    uniform_width_architecture,
+)
+from tutelage.training import Distillation, Trainer, TrainingSettings, Weighted, evaluate_model
+
+# ---- Scales ----------------------------------------------------------------------------------------------------------
+
+TEACHER_TRAINING = {"learning_rate": 3e-3, "batch_size": 128, "epochs": 12}
+LESSON = {"optimizer": "adam", "learning_rate": 5e-3, "weight_decay": 0.0, "batch_size": 128, "epochs": 3}
+FINAL_TRAINING = {"learning_rate": 5e-3, "batch_size": 128, "epochs": 30}
+SGD = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "batch_size": 128}
+RESNET_WIDTHS = (64, 128, 256, 512)
+SMALL, MIDDLE, LARGE = (16, 16, 32, 32), (16, 16, 32, 32, 64, 64), (16, 16, 32, 32, 32, 32, 64, 64)
+
+
+def _settings(**changes: Any) -> dict[str, Any]:
+    common = {
+        "data": "digits",
+        "teacher": MIDDLE,
+        "small_teacher": SMALL,
+        "large_teacher": LARGE,
+        "lesson_samples": 512,
+        "iterations": 8,
+        "learning_rate": 0.01,
+        "pattern_iterations": 300,
+        "lesson": LESSON,
+        "teacher_training": TEACHER_TRAINING,
+        "final_training": FINAL_TRAINING,
+    }
+    return {**common, **changes}
+
+
+SCALES = {
+    "smoke": Scale(
+        "smoke",
+        seeds=1,
+        settings=_settings(
+            teacher=SMALL,
+            small_teacher=(16, 16),
+            large_teacher=SMALL,
+            lesson_samples=128,
+            iterations=1,
+            pattern_iterations=3,
+            lesson={**LESSON, "epochs": 1},
+            teacher_training={**TEACHER_TRAINING, "epochs": 2},
+            final_training={**FINAL_TRAINING, "epochs": 2},
+        ),
+    ),
+    "quick": Scale("quick", seeds=3, settings=_settings()),
+    "full": Scale("full", seeds=3, settings=_settings(iterations=20)),
+    "paper": Scale(
+        "paper",
+        seeds=3,
+        settings={
+            "data": "tutelage.data.cifar:cifar100",
+            # ResNet-34, and ResNet-18 for the transfer.
+            "teacher": {"name": "resnet", "arguments": {"widths": RESNET_WIDTHS, "depths": (3, 4, 6, 3)}},
+            "small_teacher": {"name": "resnet", "arguments": {"widths": RESNET_WIDTHS, "depths": (2, 2, 2, 2)}},
+            "large_teacher": {"name": "resnet", "arguments": {"widths": RESNET_WIDTHS, "depths": (3, 4, 6, 3)}},
+            "lesson_samples": None,
+            "iterations": 100,
+            "learning_rate": 0.003,
+            "pattern_iterations": 300,
+            "lesson": {
+                "optimizer": "adam",
+                "learning_rate": 5e-4,
+                "weight_decay": 5e-4,
+                "batch_size": 200,
+                "epochs": 5,
+            },
+            "teacher_training": {**SGD, "epochs": 200},
+            "final_training": {**SGD, "epochs": 200},
+        },
+        needs=Needs(gpus=1, packages=("datasets",), datasets=("uoft-cs/cifar100",)),
+    ),
+}
+
+# ---- Arms: what is compared ------------------------------------------------------------------------------------------
+
+ARMS = [
+    Arm("N2N", {"search": "n2n"}, description="both stages, then the final training"),
+    Arm("random search", {"search": "random"}, description="the same stages and budget, decisions drawn evenly"),
+    Arm("transfer", {"search": "transfer"}, description="first iterations on a larger teacher, with and without"),
+    Arm("patterns", {"search": "patterns"}, description="the policies alone, with a hidden pattern for a reward"),
+]
+
+
+def arms(scale: Scale) -> list[Arm]:
+    """All arms."""
+    return ARMS
+
+
+def without_learning(arm: Arm) -> Arm:
+    """An arm whose policies stay as they were drawn."""
+    return Arm(arm.name, {**arm.settings, "learning_rate": 0.0}, arm.group, arm.description)
+
+
+# ---- The experiment --------------------------------------------------------------------------------------------------
+
+
+def prepare(context: Context) -> dict[str, float]:
+    """Train every seed's three teachers."""
+    data = load_data(context["data"])
+    facts: dict[str, float] = {}
+    for seed in range(context.scale.seeds):
+        for role in ("teacher", "small_teacher", "large_teacher"):
+            torch.manual_seed(seed)
+            model = _network(context[role], data)
+            settings = TrainingSettings(seed=seed, **context["teacher_training"])
+            Trainer(Distillation(None, model, CrossEntropy()), data.train, settings=settings).run()
+            save_model(_folder(context, role, seed), model.cpu())
+        facts["parameters"] = float(parameter_count(load_model(_folder(context, "teacher", seed))))
+    return facts
+
+
+def vgg(channels: Sequence[int], *, hidden: int = 64, num_classes: int = 10) -> nn.Sequential:
+    """3 × 3 convolutions with batch norm and ReLU, a max pool after every second where it fits, two linear layers.
+
+    >>> parameter_count(vgg((16, 16)))
+    19610
+    """
+    layers: list[dict[str, Any]] = []
+    side = 8
+    for number, width in enumerate(channels, start=1):
+        layers.append({"kind": "Conv2d", "kernel": 3, "stride": 1, "width": width, "padding": 1, "bias": False})
+        layers += [{"kind": "BatchNorm2d", "width": width}, {"kind": "ReLU"}]
+        if number % 2 == 0 and side > 1:
+            layers.append({"kind": "MaxPool2d", "kernel": 2, "stride": 2})
+            side //= 2
+    layers += [{"kind": "Linear", "width": hidden}, {"kind": "ReLU"}, {"kind": "Linear", "width": num_classes}]
+    return layered_student(layers, (1, 8, 8))
+
+
+def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
+    """Run one arm."""
+    rate = arm.settings.get("learning_rate", context["learning_rate"])
+    match arm.settings["search"]:
+        case "patterns":
+            iterations = context["pattern_iterations"]
+            rate = arm.settings.get("learning_rate", 0.003)
+            return {
+                "removal": learn_pattern("removal", iterations, seed, rate),
+                "shrinkage": learn_pattern("shrinkage", iterations, seed, rate),
+            }
+        case "transfer":
+            return _transfer(context, seed, rate)
+    data = load_data(context["data"])
+    search = _search(context, data, "teacher", seed, rate, random=arm.settings["search"] == "random")
+    best = search.best()
+    curves = {f"{stage}_rewards": search.rewards(stage).mean(dim=1).tolist() for stage in ("removal", "shrinkage")}
+    found: Metrics = {**curves, "best_reward": best.reward, "size": float(best.size)}
+    if arm.settings["search"] == "random":
+        return found
+    teacher = load_model(_folder(context, "teacher", seed))
+    uniform = uniform_width_architecture(search.teacher_layers, search.input_shape, best.size)
+    distilled = [Weighted(CrossEntropy(), 1.0), Weighted(LogitMSE(), 0.1)]
+    students = {
+        "student": (search.build(best.architecture), distilled),
+        "labels_alone": (search.build(best.architecture), [CrossEntropy()]),
+        "uniform_width": (search.build(uniform), distilled),
+    }
+    settings = TrainingSettings(seed=seed, **context["final_training"])
+    for name, (student, objectives) in students.items():
+        lesson = ShortDistillation(teacher, data.train, data.test, settings=settings, objectives=objectives)
+        found[f"{name}_accuracy"] = lesson.accuracy(lesson.train(student))
+    found["uniform_width_size"] = float(parameter_count(students["uniform_width"][0]))
+    found["teacher_accuracy"] = evaluate_model(teacher, data.test, prefix="")["accuracy"]
+    return {**found, "compression": search.teacher_size / best.size}
+
+
+def _transfer(context: Context, seed: int, rate: float) -> Metrics:
+    """Mean rewards of the first five iterations of stage 1 on the large teacher."""
+    data = load_data(context["data"])
+    taught = _search(context, data, "small_teacher", seed, rate, shrink=False).removal_policy
+    rewards = {}
+    for name, policy in (("from_scratch", None), ("transferred", taught)):
+        search = _search(context, data, "large_teacher", seed, rate, shrink=False, policy=policy, iterations=5)
+        rewards[name] = search.rewards("removal").mean().item()
+    return {**rewards}
+
+
+def _search(
+    context: Context,
+    data: Data,
+    role: str,
+    seed: int,
+    rate: float,
+    *,
+    random: bool = False,
+    shrink: bool = True,
+    policy: RemovalPolicy | None = None,
+    iterations: int | None = None,
+) -> NetworkCompressor:
+    """A finished search in a teacher."""
+    teacher = load_model(_folder(context, role, seed))
+    count = context["lesson_samples"]
+    samples = data.train if count is None else subset(data.train, torch.arange(count))
+    settings = TrainingSettings(seed=seed, **context["lesson"])
+    lesson = ShortDistillation(teacher, samples, data.validation, settings=settings)
+    number = iterations or context["iterations"]
+    options: dict[str, Any] = {
+        "input_shape": _input_shape(data),
+        "iterations": (number, number if shrink else 0),
+        "learning_rate": rate,
+        "seed": seed,
+    }
+    if random:
+        return random_architecture_search(teacher, lesson.train, lesson.accuracy, **options)
+    search = NetworkCompressor(teacher, lesson.train, lesson.accuracy, removal_policy=policy, **options)
+    search.remove_layers()
+    search.shrink_layers()
+    return search
+
+
+def learn_pattern(stage: str, iterations: int, seed: int, learning_rate: float) -> float:
+    """Mean reward of the last 20 iterations where the reward is the share of decisions equal to a hidden pattern."""
+    torch.manual_seed(seed)
+    x, multipliers = 3 * torch.randn(12, 5), (0.25, 0.5, 1.0)
+    policy: RemovalPolicy | ShrinkagePolicy
+    if stage == "removal":
+        policy, forced, pattern = RemovalPolicy(5), torch.zeros(12, dtype=torch.bool), torch.rand(12) < 0.5
+    else:
+        policy, forced = ShrinkagePolicy(5, multipliers), torch.ones(12, 5, dtype=torch.bool)
+        forced[:, 3] = False
+        pattern = policy.multipliers[torch.randint(3, (12,))]
+    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    baseline, rewards = RunningBaseline("ema"), []
+    for _ in range(iterations):
+        decisions, log_probs, _ = policy.sample(x.expand(5, 12, 5), forced)
+        hits = decisions if stage == "removal" else decisions[..., 3]
+        reward = (hits == pattern).float().mean(dim=1)
+        optimizer.zero_grad()
+        reinforce_loss(log_probs, reward, baseline=baseline.value).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        rewards.append(reward.mean().item())
+        baseline.update(rewards[-1])
+    return sum(rewards[-20:]) / len(rewards[-20:])
+
+
+def describe(scale: Scale) -> dict[str, Any]:
+    """Build the teachers of a scale and count their parameters (at `paper` without reading the data)."""
+    if scale.name == "paper":
+        model = build_model(scale.settings["teacher"], num_classes=100, input_shape=(3, 32, 32))
+        return {"teacher": f"{type(model).__name__}, {parameter_count(model):,} parameters"}
+    roles = ("teacher", "small_teacher", "large_teacher")
+    return {role: f"VGG-like, {parameter_count(vgg(scale.settings[role])):,} parameters" for role in roles}
+
+
+# ---- Claims ----------------------------------------------------------------------------------------------------------
+
+
+def policies_learn(results: Results) -> Judgement:
+    """Claim 0."""
+    values = {stage: results.mean("patterns", stage) for stage in ("removal", "shrinkage")}
+    detail = ", ".join(f"{stage} {value:.3f}" for stage, value in values.items())
+    return Judgement(min(values.values()), min(values.values()) >= 0.9, detail=detail)
+
+
+def small_and_accurate(results: Results) -> Judgement:
+    """Claim 1."""
+    compression = results.mean("N2N", "compression")
+    names = ("teacher", "student", "labels_alone", "uniform_width")
+    accuracies = {name: results.mean("N2N", f"{name}_accuracy") for name in names}
+    loss = accuracies["teacher"] - accuracies["student"]
+    detail = f"loss of accuracy {loss:.4f}; " + ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
+    return Judgement(compression, compression >= 10 and loss <= 0.02, detail=detail)
+
+
+def rewards_rise(results: Results) -> Judgement:
+    """Claim 2."""
+    rises = []
+    for stage in ("removal", "shrinkage"):
+        curve = results.values("N2N", f"{stage}_rewards")
+        quarter = max(1, curve.shape[1] // 4)
+        rises += (curve[:, -quarter:].mean(axis=1) - curve[:, :quarter].mean(axis=1)).tolist()
+    detail = "removal, then shrinkage, by seed: " + ", ".join(f"{rise:+.3f}" for rise in rises)
+    return Judgement(min(rises), min(rises) > 0, detail=detail)
+
+
+def beats_random_search(results: Results) -> Judgement:
+    """Claim 3."""
+    difference = results.difference("N2N", "random search", "best_reward")
+    curves = [
+        (results.values("N2N", metric) - results.values("random search", metric)).mean()
+        for metric in ("removal_rewards", "shrinkage_rewards")
+    ]
+    detail = f"mean reward of all students ahead by {curves[0]:+.3f} (removal) and {curves[1]:+.3f} (shrinkage)"
+    return Judgement(difference, difference >= -0.01, detail=detail)
+
+
+def policies_transfer(results: Results) -> Judgement:
+    """Claim 4."""
+    values = {name: results.mean("transfer", name) for name in ("from_scratch", "transferred")}
+    difference = values["transferred"] - values["from_scratch"]
+    detail = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+    return Judgement(difference, difference > 0, detail=detail)
+
+
+CLAIMS = (
+    Claim(
+        "policies-learn",
+        "both policies find a hidden pattern from its rewards alone",
+        "mean reward of the last 20 of 300 iterations at least 0.9 for both, in the seed mean",
+        policies_learn,
+    ),
+    Claim(
+        "small-and-accurate",
+        "the best student is a tenth of the teacher or less, and about as accurate",
+        "compression at least 10, and test accuracy at least the teacher's minus 0.02 after final training, seed mean",
+        small_and_accurate,
+        published="more than 10 times smaller (such as ResNet-34) at similar accuracy",
+    ),
+    Claim(
+        "rewards-rise",
+        "the policies learn while they search",
+        "mean reward of the last quarter of iterations above that of the first, in every seed and stage",
+        rewards_rise,
+    ),
+    Claim(
+        "beats-random-search",
+        "learning finds at least as good a student as drawing at random",
+        "best reward at least that of random search minus 0.01, seed mean",
+        beats_random_search,
+    ),
+    Claim(
+        "policies-transfer",
+        "a policy from a small teacher starts better on a larger one",
+        "mean reward over the first 5 iterations above that from scratch, seed mean",
+        policies_transfer,
+    ),
+)
+
+
+def _network(specification: Any, data: Data) -> nn.Module:
+    """A VGG-like network by its channels, or one by its specification."""
+    if isinstance(specification, tuple):
+        return vgg(specification)
+    return build_model(specification, num_classes=data.num_classes, input_shape=_input_shape(data))
+
+
+def _input_shape(data: Data) -> tuple[int, ...]:
+    inputs = data.train.batch(torch.arange(1)).inputs
+    assert isinstance(inputs, torch.Tensor)
+    return tuple(inputs.shape[1:])
+
+
+def _folder(context: Context, role: str, seed: int) -> Path:
+    return context.folder / f"{role}-{seed}"
+
+
+recipe = Recipe(
+    slug="n2n",
+    scales=SCALES,
+    arms=arms,
+    prepare=prepare,
+    run_arm=run_arm,
+    claims=CLAIMS,
+    breakages={"unlearned": without_learning},
+    describe=describe,
+)
