@@ -46,6 +46,7 @@ from tutelage.students import (
     uniform_width_architecture,
 )
 from tutelage.training import Distillation, Trainer, TrainingSettings, Weighted, evaluate_model
+from tutelage.training.distillation import Objectives
 
 # ---- Scales ----------------------------------------------------------------------------------------------------------
 
@@ -198,7 +199,7 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     teacher = load_model(_folder(context, "teacher", seed))
     uniform = uniform_width_architecture(search.teacher_layers, search.input_shape, best.size)
     distilled = [Weighted(CrossEntropy(), 1.0), Weighted(LogitMSE(), 0.1)]
-    students = {
+    students: dict[str, tuple[nn.Module, Objectives]] = {
         "student": (search.build(best.architecture), distilled),
         "labels_alone": (search.build(best.architecture), [CrossEntropy()]),
         "uniform_width": (search.build(uniform), distilled),
