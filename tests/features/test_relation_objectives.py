@@ -36,7 +36,7 @@ def test_samples_meet_across_layouts_and_widths() -> None:
     )
     method.setup(batch())
     assert set(method.trainable()) == {"student"}  # nothing learns beside it
-    method.step(batch())["sample_relation_distance"].backward()
+    torch.autograd.backward(method.step(batch())["sample_relation_distance"])
     assert student.get_parameter("stage1.convolution.weight").grad is not None
     assert student.get_parameter("head.weight").grad is None
 
@@ -51,7 +51,7 @@ def test_a_student_comes_to_relate_channels_as_its_teacher_does() -> None:
     for _ in range(15):
         losses.append(method.step(data)["channel_relation_distance"])
         optimizer.zero_grad()
-        losses[-1].backward()
+        torch.autograd.backward(losses[-1])
         optimizer.step()
     assert losses[-1] < 0.6 * losses[0]
     assert all(value.grad is None for value in teacher.parameters())

@@ -51,6 +51,7 @@ def test_table_is_the_published_one() -> None:
 def test_space_builds_what_it_prices_and_mutates_one_choice() -> None:
     space = diswot.make_space(diswot.SCALES["quick"])
     assert isinstance(space, SearchSpace)
+    assert isinstance(space, diswot.StageSpace)
     rng = random.Random(0)
     for _ in range(10):
         arch = space.sample(rng)
@@ -115,7 +116,7 @@ def results(
         } | {"distil_seconds": [seconds] * 3, "score_seconds": [0.01] * 3, "epochs": [15.0] * 3}
     for name, value in {"DisWOT pick": ours, "random pick": 0.7, "largest pick": 0.9, "CE": 0.6, "KD": 0.7}.items():
         arms[name] = {"test_accuracy": [value] * 3}
-    groups = {"sample": ("net a", "net b", "net c")}
+    groups: dict[str, tuple[str, ...]] = {"sample": ("net a", "net b", "net c")}
     for lesson in ("relation", "channel"):
         name = f"KD + {lesson} 1"
         arms[name] = {"test_accuracy": [taught + step for step in noise], "validation_accuracy": [taught] * 3}

@@ -272,7 +272,8 @@ def make_space(scale: Scale) -> SearchSpace:
 
 def sampled(space: SearchSpace, count: int) -> list[Any]:
     """Distinct architectures of a space, the same ones every time."""
-    rng, found = random.Random(0), {}
+    rng = random.Random(0)
+    found: dict[Any, None] = {}
     while len(found) < count:
         found[space.sample(rng)] = None
     return list(found)
@@ -315,7 +316,7 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     space = make_space(context.scale)
     kd = {"kd": KnowledgeDistillation(alpha=0.9, temperature=4.0)}
     if "lesson" in settings:
-        return _train(context, data, *_lesson(context, settings, teacher), space.build, context["lesson"], seed)
+        return {**_train(context, data, *_lesson(context, settings, teacher), space.build, context["lesson"], seed)}
     score = _scorer(context, data, teacher, space, settings.get("broken"), seed)
     if "pick" in settings:
         arch = pick(settings["pick"], context, space, score, seed)
@@ -562,9 +563,10 @@ def _last_map(context: Context) -> str:
 
 def _broken(scorer: DisWOT, how: str | None) -> DisWOT:
     if how == "noise":
+        chance = scorer.generator
         scorer.teacher = [
-            tuple(torch.randn(signal.shape, generator=scorer.generator) for signal in signals)
-            for signals in scorer.teacher
+            (torch.randn(features.shape, generator=chance), torch.randn(gradient.shape, generator=chance))
+            for features, gradient in scorer.teacher
         ]
     return scorer
 

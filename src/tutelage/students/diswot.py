@@ -260,7 +260,7 @@ def _signals(
 
 def _signed_lengths(gradient: Tensor, eps: float) -> Tensor:
     """Of every row of g_k g_kᵀ once it is divided by its length, or `eps`; with the sign of the row's own entry."""
-    lengths = gradient * gradient.norm(dim=1, keepdim=True)
+    lengths: Tensor = gradient * gradient.norm(dim=1, keepdim=True)
     return lengths / lengths.abs().clamp_min(eps)
 
 
