@@ -24,12 +24,13 @@ What holds. Structure, to the digit, and speed. At the published weights accurac
 for a student that has learned nothing, a hard term of 8 stands beside an intra-layer sum of 1,700 and an inter-layer
 sum of 2,700, and in the few hundred steps of this budget the latter wins: a quarter to a half of the tapped channels
 die, and the density stays nearly constant (`dead_channels`, `train_hard`). The likely reason: a channel that is always
-0 correlates with nothing, which costs the inter-layer term little. In a pilot run four times the steps at a third of the rate left
-SKT at more than twice the error of the hard arm; the paper trains for 1000 epochs at a rate of 1e-4, with channels four
-times as many. The inter-layer sum fails for every seed; the intra-layer sum alone counts best of all for two seeds of
-six, and fails for half of them. With means at a weight picked on validation, SKT beats the hard term over six seeds (`full`), not over the
-three of `quick`; the gain is a sixth of the way to the teacher, and FitNet's one hint comes close to it. It does come
-from the maps: with those of another image (`--break other-image`) nothing of it is left.
+0 correlates with nothing, which costs the inter-layer term little. In a pilot run four times the steps at a third of
+the rate left SKT at more than twice the error of the hard arm; the paper trains for 1000 epochs at a rate of 1e-4, with
+channels four times as many. The inter-layer sum fails for every seed; the intra-layer sum alone counts best of all for
+two seeds of six, and fails for half of them. With means at a weight picked on validation, SKT beats the hard term over
+six seeds (`full`), not over the three of `quick`; the gain is a sixth of the way to the teacher, and FitNet's one hint
+comes close to it. It does come from the maps: with those of another image (`--break other-image`) nothing of it is
+left.
 """
 
 from __future__ import annotations
