@@ -108,7 +108,7 @@ def test_spheres_have_their_norms_and_dimension():
     torch.testing.assert_close(points.norm(dim=1), torch.ones(400, dtype=torch.float64))
     assert torch.linalg.matrix_rank(points) == 4
     assert noise.norm(dim=1).mean().item() == pytest.approx(1, abs=0.02)
-    assert dse.two_nearest_neighbours(points) == pytest.approx(3, abs=0.4)
+    assert dse.two_nearest_neighbour_dimension(points) == pytest.approx(3, abs=0.4)
 
 
 def test_mine_finds_what_there_is():

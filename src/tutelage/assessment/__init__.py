@@ -72,6 +72,7 @@ from tutelage.assessment.f1 import (
 )
 from tutelage.assessment.fidelity import FidelityTally
 from tutelage.assessment.improvements import ImprovementTable, generalization_fidelity_report, holm_over_tasks
+from tutelage.assessment.intrinsic_dimension import two_nearest_neighbour_dimension
 from tutelage.assessment.landscape import Connectivity, ParameterPlane, linear_mode_connectivity, parameter_plane
 from tutelage.assessment.latency import LatencyDistribution, latency_distribution
 from tutelage.assessment.mutual_information import conditional_mutual_information
@@ -219,6 +220,7 @@ __all__ = [
     "top_fraction_decision",
     "top_k_accuracy",
     "top_label_brier_score",
+    "two_nearest_neighbour_dimension",
     "weighted_robust_accuracy",
     "wilcoxon_test",
     "zero_shot_recall",

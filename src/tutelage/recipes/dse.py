@@ -66,6 +66,7 @@ from tutelage.assessment import (
     diffusion_spectral_mutual_information,
     median_bandwidth,
     shannon_histogram_entropy,
+    two_nearest_neighbour_dimension,
 )
 from tutelage.data import ArraySamples, Data, Samples, add_uniform_label_noise, load_data
 from tutelage.data.parts import assemble
@@ -218,7 +219,7 @@ def measure_spheres(context: Context, arm: Arm, seed: int) -> Metrics:
                 diffusion_spectral_entropy(x, bandwidth=bandwidth, time=settings["time"]).item() for x in points
             ]
             metrics[f"cse {case}"] = [shannon_histogram_entropy(x).item() for x in points]
-            metrics[f"twonn {case}"] = [two_nearest_neighbours(x) for x in points]
+            metrics[f"twonn {case}"] = [two_nearest_neighbour_dimension(x) for x in points]
     return metrics
 
 
@@ -229,12 +230,6 @@ def noisy_sphere(dimension: int, width: int, samples: int, generator: torch.Gene
     turn = torch.linalg.qr(torch.randn(width, dimension + 1, generator=generator, dtype=torch.float64)).Q
     noise = torch.randn(samples, width, generator=generator, dtype=torch.float64) / width**0.5
     return points @ turn.T, noise
-
-
-def two_nearest_neighbours(x: Tensor) -> float:
-    """The intrinsic dimension from ratios of second to first neighbours' distances (Facco et al. 2017, equation 3)."""
-    distances = torch.cdist(x, x).topk(3, largest=False).values
-    return float(len(x) / (distances[:, 2] / distances[:, 1]).log().sum())
 
 
 # ---- B. Corrupted labels ---------------------------------------------------------------------------------------------
