@@ -75,7 +75,7 @@ def two_views(
     other = "image" if student == "signal" else "signal"
     extras = {"auxiliary.input": views[other], **{f"teacher.{name}": view for name, view in views.items()}}
     return assemble(
-        f"two views of the {shared}",
+        "two_views",
         {"train": ArraySamples(views[student], target, extras=extras)},
         fractions=(0.6, 0.2, 0.2),
         seed=seed,
