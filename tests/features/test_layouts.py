@@ -32,9 +32,7 @@ def test_a_class_token_is_told_from_the_count() -> None:
 
 
 def test_errors_name_the_count_and_the_options() -> None:
-    with pytest.raises(
-        ValueError, match=r"ratio 1 after 0 or 1 extra tokens, but got 7 tokens .*`extra_tokens`"
-    ):
+    with pytest.raises(ValueError, match=r"ratio 1 after 0 or 1 extra tokens, but got 7 tokens .*`extra_tokens`"):
         as_map(torch.zeros(2, 7, 3))
     with pytest.raises(ValueError, match="after 2 extra tokens, but got 4 tokens"):
         as_map(torch.zeros(2, 4, 3), extra_tokens=2)
