@@ -18,6 +18,12 @@ What to expect. In a chain with padded convolutions and pools, most decisions dr
 pool that goes makes the linear layer's input four times as large; a padding of 1 shrinks to 0, and the map vanishes.
 Much of what the policies can learn is to keep out of there, and the 40 students a stage of `quick` are few for that.
 
+What holds at quick scale (three seeds). The policies learn a hidden pattern (0.92 and 1.00 of the decisions), search
+finds better students than chance (best reward 0.18 ahead), and a policy that was moved to a larger teacher starts a
+little better. The student loses 0.3 points, but has only 4.1 times fewer parameters where 10 are asked; a network of
+its size with all widths scaled alike is as accurate as the teacher. Mean rewards rise while layers shrink and fall
+while they are removed: the likely reason for both is the budget of 40 students a stage, most of them invalid.
+
 Departures from the paper: data, networks and budget are ours at every scale but `paper`; descriptions are divided by
 the teacher's largest entries; each student is credited with its own reward (see `NetworkCompressor`). For the sake of
 seconds, `quick` and `full` use half the widths that a teacher of 300 000 parameters would have and far fewer than the
