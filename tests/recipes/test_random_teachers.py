@@ -24,7 +24,7 @@ def smoke(tmp_path_factory):
 
 def test_smoke_runs_through_the_command(smoke):
     assert set(smoke["arms"]) == {arm.name for arm in random_teachers.QUICK}
-    assert len(smoke["claims"]) == 4
+    assert len(smoke["claims"]) == 5
     teachers = {tuple(metrics["teacher_accuracy"]) for metrics in smoke["arms"].values()}
     assert len(teachers) == 1, "every arm of a seed has the same teacher"
 
@@ -61,13 +61,23 @@ def results(**gains: list[float]) -> Results:
 
 def test_claims_can_hold_and_fail():
     good = results(
-        near=[0.05, 0.04, 0.06], alpha_03=[0.04] * 3, alpha_1=[0.02] * 3, noise=[0.01] * 3, second_round=[0.05] * 3
+        near=[0.05, 0.04, 0.06],
+        alpha_03=[0.04] * 3,
+        alpha_1=[0.02] * 3,
+        noise=[0.01] * 3,
+        second_round=[0.05] * 3,
+        statistics_only=[0.01, 0.02, 0.01],
     )
     bad = results(
-        near=[0.01, -0.02, 0.0], alpha_03=[0.0] * 3, alpha_1=[0.02] * 3, noise=[0.01] * 3, second_round=[0.08] * 3
+        near=[0.01, -0.02, 0.0],
+        alpha_03=[0.0] * 3,
+        alpha_1=[0.02] * 3,
+        noise=[0.01] * 3,
+        second_round=[0.08] * 3,
+        statistics_only=[0.01, -0.02, 0.0],
     )
-    assert [claim.judge(good).holds for claim in random_teachers.CLAIMS] == [True] * 4
-    assert [claim.judge(bad).holds for claim in random_teachers.CLAIMS] == [False] * 4
+    assert [claim.judge(good).holds for claim in random_teachers.CLAIMS] == [True] * 5
+    assert [claim.judge(bad).holds for claim in random_teachers.CLAIMS] == [False] * 5
 
 
 def test_paper_scale_builds():
