@@ -33,6 +33,7 @@ from tutelage.students.pareto import pareto_front
 from tutelage.students.policies import RemovalPolicy, RunningBaseline, ShrinkagePolicy, reinforce_loss
 from tutelage.students.search_space import DepthSpace, PerceptronSpace, SearchSpace
 from tutelage.students.short_distillation import ShortDistillation
+from tutelage.students.stage_space import StageSpace
 from tutelage.students.zero_cost import gradient_norm, naswot, synflow
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "SearchSpace",
     "ShortDistillation",
     "ShrinkagePolicy",
+    "StageSpace",
     "apply_removal",
     "apply_shrinkage",
     "architecture_size",
