@@ -10,7 +10,7 @@ import json
 import random
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,8 +158,8 @@ def search_students(
         arms = {str(arch): arch for arch in chosen}
         _distil(arms, settings, folder, epochs, seeds, jobs, engine, announce)
         found = _collect(made, chosen, dict(history), folder, seeds)
-        write_json(folder / "search.json", {"budget": limit, "candidates": [_plain(one) for one in found]})
-        write_search_page(folder / "search.html", f"Students for {teacher}", [_plain(one) for one in found])
+        write_json(folder / "search.json", {"budget": limit, "candidates": [asdict(one) for one in found]})
+        write_search_page(folder / "search.html", f"Students for {teacher}", [asdict(one) for one in found])
     return found
 
 
@@ -317,17 +317,8 @@ def _collect(
     front = pareto_front(
         [one.accuracy for one in found], [one.parameters for one in found], [one.milliseconds for one in found]
     )
-    marked = [Candidate(**{**vars_of(one), "on_front": place in front}) for place, one in enumerate(found)]
+    marked = [replace(one, on_front=place in front) for place, one in enumerate(found)]
     return sorted(marked, key=lambda one: -one.accuracy)
-
-
-def vars_of(candidate: Candidate) -> dict[str, Any]:
-    """The fields of a candidate by name."""
-    return dict(vars(candidate))
-
-
-def _plain(candidate: Candidate) -> dict[str, Any]:
-    return {**vars_of(candidate), "student": dict(candidate.student)}
 
 
 def _as_arch(value: Any) -> Any:

@@ -340,6 +340,28 @@ def test_objectives_take_statistics_of_what_a_partner_says_about_all_samples() -
     assert second.training
 
 
+class _Attached(Objective):
+    """Keeps the models it is shown."""
+
+    reads = ("student.logits", "teacher.logits")
+
+    def attach(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        self.shown = (student, teacher)
+
+    def loss(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        return (student_logits - teacher_logits.detach()).square().mean()
+
+
+def test_objectives_see_their_learner_and_their_partner() -> None:
+    networks = {"first": network(8, seed=1), "second": network(6, seed=2)}
+    method = MutualDistillation(networks, _Attached())
+    shown = [term.objective.shown for term in method._terms if isinstance(term.objective, _Attached)]
+    assert [tuple(map(id, pair)) for pair in shown] == [
+        (id(networks["first"]), id(networks["second"])),
+        (id(networks["second"]), id(networks["first"])),
+    ]
+
+
 def test_networks_see_each_its_own_view() -> None:
     student, teacher = nn.Linear(4, 3), nn.Linear(2, 3)
     data = Batch(torch.randn(6, 4), torch.arange(6) % 3, torch.arange(6), {"teacher.input": torch.randn(6, 2)})

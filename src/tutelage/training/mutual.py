@@ -103,6 +103,8 @@ class MutualDistillation(BaseMethod):
             for name in self.networks
             for term in _terms(name, [labels, lessons.get(name, {})], partners.get(name, ()))
         ]
+        for term in self._terms:
+            term.objective.attach(self.networks[term.learner], self.networks[term.partner] if term.partner else None)
         self.objectives = nn.ModuleList(term.objective for term in self._terms)
         self._observed = {
             name: ObservedModel(network, embedding=self._embedding_is_read(name), taps=self._taps(name))
