@@ -27,6 +27,10 @@ where 10 are asked; a network of its size with all widths scaled alike is as acc
 while layers shrink and fall while they are removed: the likely reason for both is the budget of 40 students a stage,
 most of them invalid.
 
+At `full`, with five times the iterations, four of five claims hold: rewards rise in both stages for every seed, and a
+moved policy starts far ahead (0.03 against -0.39). The student loses 0.1 points and is 4.6 times smaller, still not 10;
+the best reward is 0.04 ahead of chance, and uniform width is as accurate at that size.
+
 Departures from the paper: data, networks and budget are ours at every scale but `paper`; descriptions are divided by
 the teacher's largest entries; each student is credited with its own reward (see `NetworkCompressor`). For the sake of
 seconds, `quick` and `full` use half the widths that a teacher of 300 000 parameters would have and far fewer than the
