@@ -14,13 +14,13 @@ trained once a seed: the clean one on labels, the robust one by adversarial trai
 epochs, optimiser and attack (5 steps in training, 20 from a random start in the test), the last epoch's student is
 judged, and no arm is tuned. "fixed" measures what the balances would, and moves nothing.
 
-What holds at quick scale (five seeds). Both balances do what they are for: the teachers' entropies meet within 1 %
-(48 % apart without), and the two terms fall more alike. Each teacher gives what it is there for: 5.6 points of clean
+What holds at quick scale (five seeds). Both balances do what they are for: the teachers' entropies meet within 1 % (48
+% apart without), and the two terms fall more alike. Each teacher gives what it is there for: 5.6 points of clean
 accuracy over the robust teacher alone, 25 points of robust accuracy over the clean one alone. The trade-off fails:
 plain adversarial training has the better mean of both (0.590 against 0.563). The likely reason: a student of this size
 is far from either teacher (75 % of clean digits after 20 epochs), and on ten easy classes a robust teacher's soft
-answers on attacked inputs say less than the label does. The entropy balance helps the mean, the loss balance does not. At `full` (twice the epochs,
-seven seeds) it is the same: 0.672 against 0.691, and 0.681 with the entropy balance alone.
+answers on attacked inputs say less than the label does. The entropy balance helps the mean, the loss balance does not.
+At `full` (twice the epochs, seven seeds) it is the same: 0.672 against 0.691, and 0.681 with the entropy balance alone.
 
 Departures from the paper: data, networks, Adam in place of SGD, and faster rates of both balances for fewer steps, at
 every scale but `paper`. The paper's code keeps the checkpoint that is best on the test set; here there is no choice.
