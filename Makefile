@@ -6,6 +6,7 @@
 #   make docs       build the documentation into site/, strictly
 #   make bench      run every benchmark
 #   make test-slow  the long tests that `make test` leaves out
+#   make reliability  inject every fault of the reliability suite and write the table in the documentation
 #   make refresh-demo  run the demo and put its output and a picture of its report into the README
 #   make clean      remove what the other targets built (the environment stays)
 
@@ -21,7 +22,7 @@ INSTALL := $(PIP) install --no-build-isolation --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo refresh-demo test test-slow check docs bench clean chromium
+.PHONY: help demo refresh-demo test test-slow reliability check docs bench clean chromium
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -70,6 +71,12 @@ test: check docs chromium
 
 test-slow: $(STAMPS)/dev chromium
 	$(BIN)/python -m pytest -n $(JOBS) -q -m slow
+
+# The table is written whatever the outcome: a fault that lost something is counted as such.
+reliability: $(STAMPS)/dev chromium
+	@rm -rf build/faults
+	@TUTELAGE_FAULTS=$(CURDIR)/build/faults $(BIN)/python -m pytest -n $(JOBS) -q -m "not slow" tests/reliability; status=$$?; \
+	$(BIN)/python -m tests.reliability.faults build/faults docs/assets/reliability.json && exit $$status
 
 # All of them run, whatever one of them misses; the exit status says whether any did.
 bench: $(STAMPS)/dev
