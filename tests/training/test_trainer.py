@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +20,21 @@ def weights(job: Trainer) -> Tensor:
     return torch.cat([value.detach().flatten() for value in job.method.trainable()["student"].parameters()])
 
 
-def test_a_hand_written_loop_gives_the_same_weights() -> None:
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_hand_written_loop_gives_the_same_weights(nesterov: bool) -> None:
     data = samples(64)
     student, twin = network(8, seed=1), network(8, seed=1)
     settings = TrainingSettings(
-        epochs=3, batch_size=16, optimizer="sgd", scheduler="constant", shuffle=False, weight_decay=0
+        epochs=3,
+        batch_size=16,
+        optimizer="sgd",
+        nesterov=nesterov,
+        scheduler="constant",
+        shuffle=False,
+        weight_decay=0,
     )
     Trainer(Distillation(None, student, CrossEntropy()), data, settings=settings).run()
-    optimizer = torch.optim.SGD(twin.parameters(), lr=settings.learning_rate, momentum=0.9)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=settings.learning_rate, momentum=0.9, nesterov=nesterov)
     assert isinstance(data.inputs, Tensor)
     assert data.target is not None
     for _ in range(3):
@@ -37,6 +45,12 @@ def test_a_hand_written_loop_gives_the_same_weights() -> None:
             optimizer.step()
     for ours, theirs in zip(student.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"optimizer": "sgd", "momentum": 0.0}])
+def test_nesterov_needs_momentum_to_look_ahead_with(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="nesterov needs `optimizer: sgd` and a momentum above 0"):
+        TrainingSettings(nesterov=True, **settings)
 
 
 @pytest.mark.parametrize("batch", [4, 8, 24])

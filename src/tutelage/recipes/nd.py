@@ -32,9 +32,9 @@ logits, which distillation at weight 3 leaves too small. Our form of the norm al
 is not the paper's baseline either. Larger teachers make both KD's and KD++'s students worse here, and alike: the sign
 of the difference of their slopes (claim 5) is chance.
 
-Departures from the paper: data, networks and epochs are ours at every scale but `paper`; the momentum is not that of
-Nesterov. At `paper` the networks are this package's residual networks, the recipe trains the teacher, and class means
-come from augmented training images, as the student sees them.
+Departures from the paper: data, networks and epochs are ours at every scale but `paper`, and so is plain momentum in
+place of Nesterov's. At `paper` the networks are this package's residual networks, the recipe trains the teacher, and
+class means come from augmented training images, as the student sees them.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ SCALES = {
             "dkd_alpha": 2.5,
             "ramp": 20,
             "augment": True,
-            "teacher_training": {**SGD, "epochs": 240},
-            "student_training": {**SGD, "epochs": 240},
+            "teacher_training": {**SGD, "nesterov": True, "epochs": 240},
+            "student_training": {**SGD, "nesterov": True, "epochs": 240},
         },
         needs=Needs(gpus=1, packages=("datasets",), datasets=("uoft-cs/cifar100",)),
     ),

@@ -25,8 +25,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name, over the given parameters.
 
-    Of the settings it gets those that it takes by name (`lr`, `weight_decay`, `betas`, `momentum`), and PyTorch's fused
-    kernels where it has them. Parameters whose attribute `no_weight_decay` is true are not decayed.
+    Of the settings it gets those that it takes by name (`lr`, `weight_decay`, `betas`, `momentum`, `nesterov`), and
+    PyTorch's fused kernels where it has them. Parameters whose attribute `no_weight_decay` is true are not decayed.
     """
     kind = resolve(settings.optimizer, OPTIMIZERS, "optimizer")
     wanted: dict[str, Any] = {
@@ -34,6 +34,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSetting
         "weight_decay": settings.weight_decay,
         "betas": settings.betas,
         "momentum": settings.momentum,
+        "nesterov": settings.nesterov,
     }
     accepted = inspect.signature(kind).parameters
     chosen = list(parameters)

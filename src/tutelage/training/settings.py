@@ -46,6 +46,7 @@ class TrainingSettings(StrictModel):
     learning_rate: PositiveFloat = Field(2e-3, description="Peak learning rate.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of every parameter.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and rmsprop.")
+    nesterov: bool = Field(False, description="Nesterov's momentum, for sgd.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of adam's two averages.")
     scheduler: Literal["constant", "linear", "cosine", "step"] = Field(
         "cosine",
@@ -75,6 +76,15 @@ class TrainingSettings(StrictModel):
     trackers: tuple[str, ...] = Field((), description="Accelerate's trackers (`trackio`, `tensorboard`, `wandb` …).")
     project: str = Field("tutelage", description="Project name for trackers.")
     max_loss: PositiveFloat | None = Field(None, description="A finite loss above this also stops the run.")
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> TrainingSettings:
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError(
+                "nesterov needs `optimizer: sgd` and a momentum above 0, "
+                f"but got {self.optimizer!r} with {self.momentum:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _milestones_in_order(self) -> TrainingSettings:
