@@ -50,7 +50,7 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
     data = load_data(config.data.name, **config.data.options)
     place = trial_folder(folder, arm, seed)
     torch.manual_seed(seed)  # every arm's student of a seed starts from the same weights
-    student = _student(config, data)
+    student = build_student(config, data)
     settings = config.training.model_copy(update={"seed": seed})
     learning = _teacher_models(config, data, folder, seed=seed) if config.online else []
     teacher, live = (learning, None) if learning else _load_teacher(config, data, folder, student, seed)
@@ -86,9 +86,9 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
     return figures
 
 
-def _student(config: DistillConfig, data: Data) -> nn.Module:
+def build_student(config: DistillConfig, data: Data) -> nn.Module:
     """The student before its first step; with adapters, only these will learn."""
-    student = _build(config.student, data)
+    student = build_for(config.student, data)
     return student if config.student.lora is None else add_lora(student, **config.student.lora.model_dump())
 
 
@@ -100,7 +100,7 @@ def train_teacher(
     if (folder / "model.json").exists():
         return
     torch.manual_seed(teacher.train.seed)
-    model = _build(teacher, data)
+    model = build_for(teacher, data)
     objective = "mean_squared_error" if data.task == "regression" else "cross_entropy"
     trainer = Trainer(
         Distillation(None, model, ObjectiveSettings(name=objective).make()),
@@ -128,7 +128,7 @@ def cache_teacher(config: DistillConfig, data: Data, folder: Path, announce: Ann
     signals = sorted(told - {"top"} | ({"logits"} if "top" in told or not told else set()))
     method = Distillation(
         live_teacher(config, data, folder, seed=config.seeds[0]),
-        _build(config.student, data),
+        build_for(config.student, data),
         [term.make() for terms in config.arms.values() for term in terms],
     )
     if method.teacher is None:
@@ -180,11 +180,11 @@ def _teacher_models(config: DistillConfig, data: Data, folder: Path, *, seed: in
         if teacher.kind == "moving_average":
             raise ValueError("Expected a `moving_average` teacher to be the only one, without a cache.")
         if teacher.kind == "random":
-            models.append(RandomTeacher(lambda teacher=teacher: _build(teacher, data), seed=seed))  # type: ignore[misc]
+            models.append(RandomTeacher(lambda teacher=teacher: build_for(teacher, data), seed=seed))  # type: ignore[misc]
         elif teacher.train is not None:
             models.append(load_model(teacher_folder(folder, number)))
         else:
-            models.append(_build(teacher, data))
+            models.append(build_for(teacher, data))
     return models
 
 
@@ -195,7 +195,7 @@ def _as_one(models: Sequence[nn.Module], config: DistillConfig) -> Teacher | nn.
     return EnsembleTeacher(members, average=config.teacher_average)
 
 
-def _build(settings: ModelSpecification, data: Data) -> nn.Module:
+def build_for(settings: ModelSpecification, data: Data) -> nn.Module:
     """The model that settings describe, fitted to the data's shape and classes."""
     specification = ModelSpecification(**{name: getattr(settings, name) for name in ModelSpecification.model_fields})
     inputs = data.train.batch(torch.zeros(1, dtype=torch.int64)).inputs
@@ -232,7 +232,7 @@ def check_fit(config: DistillConfig, data: Data) -> None:
 
 def _check_taps(config: DistillConfig, data: Data) -> None:
     """Build the student, and the teacher that would be trained; find the places that objectives tap in them."""
-    student = _student(config, data)
+    student = build_student(config, data)
     objectives = [(arm, term.name, term.make().objective) for arm, terms in config.arms.items() for term in terms]
     for arm, name, objective in objectives:
         FeatureTaps(student, objective.taps["student"])
@@ -243,7 +243,7 @@ def _check_taps(config: DistillConfig, data: Data) -> None:
                     "teacher does not let one do."
                 )
             if config.teachers and config.teachers[0].train is not None:
-                FeatureTaps(_build(config.teachers[0], data), objective.taps["teacher"])
+                FeatureTaps(build_for(config.teachers[0], data), objective.taps["teacher"])
 
 
 def _assess(config: DistillConfig, data: Data, model: nn.Module, teacher: Any, name: str) -> ReportCard:

@@ -41,7 +41,7 @@ def run_in_workers(
         return
     context = multiprocessing.get_context("spawn")
     workers = min(jobs, len(arguments))
-    with _terminate_as_interrupt(), ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
+    with _terminate_as_interrupt(), ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
         waiting: dict[Future[_Result], int] = {pool.submit(function, *one): n for n, one in enumerate(arguments)}
         try:
             for future in as_completed(waiting):
@@ -78,7 +78,8 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin() -> None:
+def begin_worker() -> None:
+    """Make a process a worker: one thread, deaf to Ctrl-C, and gone as soon as its parent is, however that ends."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
