@@ -26,8 +26,9 @@ def test_smoke_runs_through_the_command(smoke):
     assert len(smoke["claims"]) == 4
     for metrics in smoke["arms"].values():
         assert all(0 <= value <= 1 for values in metrics.values() for value in values)
-    assert smoke["arms"]["source"]["error"] == smoke["arms"]["source"]["second_error"]
-    assert 0 <= smoke["facts"]["clean_error"] <= 1
+    assert {name for name, metrics in smoke["arms"].items() if "second_error" in metrics} == {"TENT", "RMT"}
+    assert set(smoke["facts"]) == {"clean_error", *(f"validation_error_at_severity_{level}" for level in range(1, 6))}
+    assert all(0 <= value <= 1 for value in smoke["facts"].values())
 
 
 def test_without_a_lesson_the_two_consistency_losses_are_one():
