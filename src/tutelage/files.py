@@ -45,6 +45,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def remove_half_written(folder: Path | str) -> None:
+    """Remove what `atomic_path` left under a folder when its process was killed; only for who alone writes there."""
+    for part in Path(folder).rglob(".*.part"):
+        if part.is_file():
+            part.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a file moved into it outlives a power cut."""
     with contextlib.suppress(OSError):  # some file systems and Windows do not open folders

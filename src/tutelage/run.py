@@ -19,7 +19,7 @@ from tutelage.assessment import ReportCard
 from tutelage.config import DistillConfig, ObjectiveSettings, parse_config, read_config
 from tutelage.data import load_data
 from tutelage.data.samples import Data
-from tutelage.files import read_json, write_json, write_text
+from tutelage.files import read_json, remove_half_written, write_json, write_text
 from tutelage.reporting import ArmResult, Report, compare_arms, print_report, summary_sentence, write_report
 from tutelage.reproduction.environment import environment
 from tutelage.teachers.folder_lock import folder_lock
@@ -62,6 +62,7 @@ def start_run(config: DistillConfig, folder: Path | str, *, resume: bool = False
     if not main:  # under torchrun: the others only help to train
         return _carry_out(config, folder, announce=lambda line: None)
     with folder_lock(folder):
+        remove_half_written(folder)
         write_text(folder / "config.yaml", config.to_yaml())
         write_json(folder / "environment.json", environment())
         return _carry_out(config, folder, announce=announce)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tutelage._checks import check_at_least
 from tutelage.data.samples import Samples
-from tutelage.files import atomic_path
+from tutelage.files import atomic_path, remove_half_written
 from tutelage.outputs import Outputs
 from tutelage.teachers.cache import TeacherCache
 from tutelage.teachers.cache_format import StoredDtype, check_signals, pack
@@ -135,8 +135,7 @@ def build_cache(
 
 def _begin(folder: Path, wanted: Manifest, ask: Ask, num_classes: int | None) -> Manifest:
     """The manifest of a folder: the one that is there, less the shards that are not intact, or a new one."""
-    for part in folder.glob(".*.part"):
-        part.unlink()  # half-written by a writer that is gone, since we hold the lock
+    remove_half_written(folder)
     if (folder / MANIFEST_NAME).is_file():
         manifest = Manifest.load(folder)
         manifest.check_settings(wanted, folder)

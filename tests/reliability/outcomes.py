@@ -1,0 +1,48 @@
+"""What a job left in its folder, so that two of them can be compared: all bits, but for what a clock says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tutelage.files import read_tensors
+
+_CLOCKS = ("seconds", "milliseconds", "created", "latency", "on_front")
+_ASIDE = (".html", ".lock")
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Every file by its place: tensors as bytes, JSON without what depends on a clock, others by their checksum.
+
+    Pages are left out: they show the same JSON and the time. So are a checkpoint's `state.json`, which holds seconds,
+    and its manifest, which holds the checksum of that.
+    """
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir() or path.suffix in _ASIDE or ("checkpoints" in path.parts and path.suffix == ".json"):
+            continue
+        if path.suffix == ".safetensors":
+            found[name] = {
+                key: (str(value.dtype), value.numpy().tobytes()) for key, value in read_tensors(path).items()
+            }
+        elif path.suffix == ".json":
+            found[name] = _without_clocks(json.loads(path.read_text()))
+        elif path.suffix == ".jsonl":
+            found[name] = [_without_clocks(json.loads(line)) for line in path.read_text().splitlines()]
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """The places of files that are in one of two outcomes, or differ."""
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+
+
+def _without_clocks(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_clocks(part) for key, part in value.items() if not any(word in key for word in _CLOCKS)}
+    return [_without_clocks(part) for part in value] if isinstance(value, list) else value
