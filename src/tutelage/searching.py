@@ -1,7 +1,8 @@
-"""Searching for a student: many architectures scored without training, a few distilled, and a page that says why.
+"""Searching for a student: many architectures looked at cheaply, a few distilled, and a page that says why.
 
-The score is one of several: parameters alone are a strong baseline, so the largest architecture within the budget is
-always among the finalists, and so is a random one.
+Candidates come from a space and are scored without training, or they are the teacher itself, compressed by policies
+(N2N). Parameters alone are a strong baseline, so the largest architecture within the budget is always among the
+finalists, and so is a random one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +20,15 @@ from torch import Tensor, nn
 
 from tutelage._checks import check_at_least, check_option
 from tutelage.assessment import latency_distribution
+from tutelage.compressing import propose_compressed
 from tutelage.data import load_data
 from tutelage.data.samples import Data
 from tutelage.features import stage_paths
-from tutelage.files import read_json, write_json
-from tutelage.models import head_path, load_model, parameter_count, save_model
+from tutelage.files import read_json, remove_half_written, write_json
+from tutelage.models import build_model, head_path, load_model, parameter_count, save_model
 from tutelage.models.specification import specification_of
 from tutelage.objectives import KnowledgeDistillation
+from tutelage.proposing import Proposal, RememberedScores
 from tutelage.registry import resolve
 from tutelage.reporting.search_page import write_search_page
 from tutelage.reproduction.engines import Engine, run_trials
@@ -43,6 +46,7 @@ from tutelage.students import (
 from tutelage.teachers.folder_lock import folder_lock
 from tutelage.training import Distillation, Trainer, TrainingSettings, evaluate_model
 
+Method = Literal["score", "n2n"]
 Score = Literal["diswot", "parameters", "random"]
 SCORES = ("diswot", "parameters", "random")
 SPACES: dict[str, Callable[..., SearchSpace]] = {"residual": DepthSpace, "perceptron": PerceptronSpace}
@@ -81,11 +85,13 @@ def search_students(
     folder: Path | str,
     *,
     data_options: Mapping[str, Any] | None = None,
+    method: Method = "score",
     space: str = "residual",
     space_options: Mapping[str, Any] | None = None,
     budget: float | None = None,
     score: Score = "diswot",
     evaluations: int = 100,
+    lesson_epochs: int = 3,
     finalists: int = 4,
     epochs: int = 5,
     seeds: int = 2,
@@ -102,12 +108,15 @@ def search_students(
         data: What `load_data` reads.
         folder: Where scores, trials, `search.json`, `search.html` and the best student go.
         data_options: Passed on to `load_data`.
+        method: `"score"` proposes networks of a space by a score without training; `"n2n"` deletes and shrinks layers
+            of the teacher, see `tutelage.students.NetworkCompressor` (space and score do nothing then).
         space: `"residual"` (images), `"perceptron"`, or `module:attribute`, which is called with `num_classes`,
             `input_shape` and the options and gives a `SearchSpace`.
         space_options: What the space is made with besides, such as `depths` and `widths`.
         budget: The most parameters that a student may have; None: a tenth of the teacher's.
         score: `"diswot"`, `"parameters"` or `"random"`.
         evaluations: Architectures that the search looks at.
+        lesson_epochs: With `"n2n"`, epochs of the short lesson after which an architecture is judged.
         finalists: How many of the best are distilled, beside the largest and a random one.
         epochs: Of each distillation.
         seeds: Distillations of each finalist.
@@ -119,45 +128,42 @@ def search_students(
         The finalists, the most accurate on validation first.
 
     Raises:
-        ValueError: A setting out of range, a space that does not fit the data, or a budget without room.
+        ValueError: A setting out of range, a space that does not fit the data, a budget without room, or a teacher
+            that cannot be compressed.
     """
+    check_option(method, "method", ("score", "n2n"))
     check_option(score, "score", SCORES)
     for value, name in ((evaluations, "evaluations"), (finalists, "finalists"), (epochs, "epochs"), (seeds, "seeds")):
         check_at_least(value, name, 1)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {
-        "teacher": str(teacher),
-        "data": str(data),
-        "data_options": dict(data_options or {}),
-        "space": space,
-        "space_options": dict(space_options or {}),
-        "epochs": epochs,
-    }
+    settings: dict[str, Any] = {"teacher": str(teacher), "data": str(data), "data_options": dict(data_options or {})}
+    settings |= {"space": space, "space_options": dict(space_options or {}), "epochs": epochs}
+    chosen_by = {"score": score} if method == "score" else {"method": method, "lesson_epochs": lesson_epochs}
     with folder_lock(folder):
-        _check_same_search(folder, settings | {"budget": budget, "score": score})
+        remove_half_written(folder)
+        _check_same_search(folder, settings | {"budget": budget} | chosen_by)
         loaded = load_data(data, **settings["data_options"])
         model = load_model(teacher)
-        made = make_space(space, loaded, settings["space_options"])
         limit = parameter_count(model) / 10 if budget is None else budget
-        scores = _Scores(folder / "scores.jsonl", _scorer(score, made, model, loaded))
-        population = min(24, evaluations)
-        if score == "random":
-            history, _ = random_search(made, scores, evaluations=evaluations, budget=limit)
+        scores = folder / "scores.jsonl"
+        if method == "score":
+            made = make_space(space, loaded, settings["space_options"])
+            proposals, looked = _propose_by_score(made, model, loaded, scores, score, evaluations, finalists, limit)
         else:
-            history, _ = evolutionary_search(
-                made,
+            proposals, looked = propose_compressed(
+                model,
+                loaded,
                 scores,
-                population=population,
-                tournament=min(4, population),
-                evaluations=evaluations,
+                input_shape=_input_shape(loaded),
                 budget=limit,
+                evaluations=evaluations,
+                finalists=finalists,
+                lesson_epochs=lesson_epochs,
             )
-        chosen = _choose(made, history, finalists, limit)
-        announce(f"Looked at {len(set(map(str, dict(history))))} architectures; distilling {len(chosen)} of them.")
-        arms = {str(arch): arch for arch in chosen}
-        _distil(arms, settings, folder, epochs, seeds, jobs, engine, announce)
-        found = _collect(made, chosen, dict(history), folder, seeds)
+        announce(f"Looked at {looked} architectures; distilling {len(proposals)} of them.")
+        _distil(proposals, settings, folder, seeds, jobs, engine, announce)
+        found = _collect(proposals, folder, seeds)
         write_json(folder / "search.json", {"budget": limit, "candidates": [asdict(one) for one in found]})
         write_search_page(folder / "search.html", f"Students for {teacher}", [asdict(one) for one in found])
     return found
@@ -165,11 +171,8 @@ def search_students(
 
 def make_space(name: str, data: Data, options: Mapping[str, Any]) -> SearchSpace:
     """A space by its name, for the shape and classes of the data."""
-    first = data.train.batch(torch.tensor([0])).inputs
-    if not isinstance(first, Tensor) or data.num_classes is None:
-        raise ValueError("Expected data with one tensor of inputs and classes, for which students can be built.")
     factory: Callable[..., SearchSpace] = resolve(name, SPACES, "space")
-    made = factory(num_classes=data.num_classes, input_shape=tuple(first.shape[1:]), **options)
+    made = factory(num_classes=data.num_classes, input_shape=_input_shape(data), **options)
     if not isinstance(made, SearchSpace):
         raise ValueError(f"Expected {name!r} to make a `SearchSpace`, but got {type(made).__name__}.")
     return made
@@ -180,7 +183,10 @@ def distil_candidate(context: Context, arm: Arm, seed: int) -> Metrics:
     settings = context.scale.settings
     data = load_data(settings["data"], **settings["data_options"])
     teacher = load_model(settings["teacher"]).eval()
-    student = make_space(settings["space"], data, settings["space_options"]).build(_as_arch(arm.settings["arch"]))
+    if "student" in arm.settings:
+        student = build_model(arm.settings["student"])
+    else:
+        student = make_space(settings["space"], data, settings["space_options"]).build(_as_arch(arm.settings["arch"]))
     training = TrainingSettings(epochs=settings["epochs"], batch_size=64, learning_rate=2e-3, seed=seed)
     method = Distillation(teacher, student, KnowledgeDistillation(alpha=0.9, temperature=4.0))
     Trainer(method, data.train, settings=training).run()
@@ -192,27 +198,39 @@ def distil_candidate(context: Context, arm: Arm, seed: int) -> Metrics:
     return {"accuracy": accuracy, "milliseconds": timed.median, "parameters": float(parameter_count(student))}
 
 
-class _Scores:
-    """A score that remembers what it has given, also after the process was killed."""
+def _input_shape(data: Data) -> tuple[int, ...]:
+    first = data.train.batch(torch.tensor([0])).inputs
+    if not isinstance(first, Tensor) or data.task != "classification":
+        raise ValueError("Expected data with one tensor of inputs and classes, for which students can be built.")
+    return tuple(first.shape[1:])
 
-    def __init__(self, path: Path, score: Callable[[Any], float]) -> None:
-        self._path, self._score = path, score
-        self._known: dict[str, float] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    arch, value = json.loads(line)
-                except ValueError:  # a line that was cut off by a kill
-                    continue
-                self._known[arch] = value
 
-    def __call__(self, arch: Any) -> float:
-        name = str(arch)
-        if name not in self._known:
-            self._known[name] = float(self._score(arch))
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([name, self._known[name]]) + "\n")
-        return self._known[name]
+def _propose_by_score(
+    space: SearchSpace,
+    teacher: nn.Module,
+    data: Data,
+    scores: Path,
+    score: Score,
+    evaluations: int,
+    finalists: int,
+    budget: float,
+) -> tuple[list[Proposal], int]:
+    """The architectures of a space to distil, and how many were looked at."""
+    scored = RememberedScores(scores, _scorer(score, space, teacher, data))
+    options: dict[str, Any] = {"evaluations": evaluations, "budget": budget}
+    if score == "random":
+        history, _ = random_search(space, scored, **options)
+    else:
+        population = min(24, evaluations)
+        options |= {"population": population, "tournament": min(4, population)}
+        history, _ = evolutionary_search(space, scored, **options)
+    found = dict(history)
+    proposals = []
+    for arch, reasons in _choose(space, found, finalists).items():
+        specification = specification_of(space.build(arch))
+        student = {} if specification is None else specification.model_dump(mode="json", exclude_none=True)
+        proposals.append(Proposal(str(arch), tuple(reasons), found.get(arch), {"arch": list(arch)}, student))
+    return proposals, len(found)
 
 
 def _scorer(score: Score, space: SearchSpace, teacher: nn.Module, data: Data) -> Callable[[Any], float]:
@@ -259,34 +277,36 @@ def _last_map(model: nn.Module) -> str:
     return "stage:-1"
 
 
-def _choose(space: SearchSpace, history: list[tuple[Any, float]], count: int, budget: float) -> dict[Any, list[str]]:
+def _choose(space: SearchSpace, scores: Mapping[Any, float], count: int) -> dict[Any, list[str]]:
     """The best by score, the largest that was looked at, and one at random, each with its reasons."""
-    unique = dict(history)
-    best = sorted(unique, key=lambda arch: -unique[arch])[:count]
+    best = sorted(scores, key=lambda arch: -scores[arch])[:count]
     chosen: dict[Any, list[str]] = {arch: [f"rank {rank} by score"] for rank, arch in enumerate(best, start=1)}
-    largest = max(unique, key=space.cost)
+    largest = max(scores, key=space.cost)
     chosen.setdefault(largest, []).append("the largest within the budget")
-    chosen.setdefault(random.Random(0).choice(sorted(unique, key=str)), []).append("a random pick")
+    chosen.setdefault(random.Random(0).choice(sorted(scores, key=str)), []).append("a random pick")
     return chosen
 
 
 def _distil(
-    arms: Mapping[str, Any],
+    proposals: Sequence[Proposal],
     settings: Mapping[str, Any],
     folder: Path,
-    epochs: int,
     seeds: int,
     jobs: int,
     engine: Engine,
     announce: Callable[[str], None],
 ) -> None:
+    """Distil what is not distilled yet, in parallel."""
     (folder / "students").mkdir(exist_ok=True)
-    context = Context(Scale("search", seeds, settings), folder)
+    places = {
+        name: str(Path(settings[name]).absolute()) for name in ("teacher", "data") if Path(settings[name]).exists()
+    }
+    context = Context(Scale("search", seeds, {**settings, **places}), folder)
     trials = [
-        Trial(Arm(name, {"arch": list(arch)}), seed)
+        Trial(Arm(one.name, one.settings), seed)
         for seed in range(seeds)
-        for name, arch in arms.items()
-        if not _trial_file(folder, name, seed).exists()
+        for one in proposals
+        if not _trial_file(folder, one.name, seed).exists()
     ]
     for number, outcome in enumerate(run_trials(distil_candidate, context, trials, engine=engine, jobs=jobs), start=1):
         write_json(_trial_file(folder, outcome.arm, outcome.seed), dict(outcome.metrics))
@@ -294,24 +314,21 @@ def _distil(
         announce(f"[{number}/{len(trials)}] {outcome.arm}, seed {outcome.seed}: validation accuracy {accuracy:.4f}")
 
 
-def _collect(
-    space: SearchSpace, chosen: Mapping[Any, list[str]], scores: Mapping[Any, float], folder: Path, seeds: int
-) -> list[Candidate]:
+def _collect(proposals: Sequence[Proposal], folder: Path, seeds: int) -> list[Candidate]:
     found = []
-    for arch, reasons in chosen.items():
-        rows = [read_json(_trial_file(folder, str(arch), seed)) for seed in range(seeds)]
-        specification = specification_of(space.build(arch))
+    for one in proposals:
+        rows = [read_json(_trial_file(folder, one.name, seed)) for seed in range(seeds)]
         accuracies = tuple(row["accuracy"] for row in rows)
         found.append(
             Candidate(
-                str(arch),
-                tuple(reasons),
+                one.name,
+                one.reasons,
                 int(rows[0]["parameters"]),
-                scores.get(arch),
+                one.score,
                 statistics.fmean(accuracies),
                 accuracies,
                 statistics.median(row["milliseconds"] for row in rows),
-                {} if specification is None else specification.model_dump(mode="json", exclude_none=True),
+                one.student,
             )
         )
     front = pareto_front(

@@ -14,6 +14,10 @@ def search(
     data_option: Annotated[
         list[str] | None, typer.Option("--data-option", help="An option of the data, such as `flat=true`; repeatable.")
     ] = None,
+    method: Annotated[
+        Literal["score", "n2n"],
+        typer.Option(help="Score a space without training, or compress the teacher by policies (N2N)."),
+    ] = "score",
     space: Annotated[str, typer.Option(help="`residual` (images), `perceptron`, or module:attribute.")] = "residual",
     space_option: Annotated[
         list[str] | None, typer.Option("--space-option", help="An option of the space, such as `depths=[1,2]`.")
@@ -23,6 +27,9 @@ def search(
     ] = None,
     score: Annotated[str, typer.Option(help="`diswot`, `parameters` or `random`.")] = "diswot",
     evaluations: Annotated[int, typer.Option(help="Architectures that the search looks at.")] = 100,
+    lesson_epochs: Annotated[
+        int, typer.Option(help="With `n2n`: epochs of the lesson after which an architecture is judged.")
+    ] = 3,
     finalists: Annotated[int, typer.Option(help="How many of the best are distilled.")] = 4,
     epochs: Annotated[int, typer.Option(help="Of each distillation.")] = 5,
     seeds: Annotated[int, typer.Option(help="Distillations of each finalist.")] = 2,
@@ -32,7 +39,7 @@ def search(
     ] = "processes",
     out: Annotated[Path, typer.Option(help="The search's folder; a search in it goes on.")] = Path("search"),
 ) -> None:
-    """Propose students for a teacher: score many architectures without training, distil a few, and say why."""
+    """Propose students for a teacher: look at many architectures cheaply, distil a few, and say why."""
     from tutelage.reporting.saved_models import parse_options
     from tutelage.searching import search_students
 
@@ -41,11 +48,13 @@ def search(
         data,
         out,
         data_options=parse_options(data_option or []),
+        method=method,
         space=space,
         space_options=parse_options(space_option or []),
         budget=budget,
         score=score,  # type: ignore[arg-type]  # checked there
         evaluations=evaluations,
+        lesson_epochs=lesson_epochs,
         finalists=finalists,
         epochs=epochs,
         seeds=seeds,
@@ -57,3 +66,4 @@ def search(
         reasons = "; ".join(one.reasons)
         print(f"{mark} {one.arch}: {100 * one.accuracy:.2f} %, {one.parameters:,} parameters, {reasons}")
     print(f"* no other finalist is at least as accurate, small and fast\nPage: {out / 'search.html'}")
+    print(f"Weights: {out / 'students'}, for `load_model` and `tutelage assess`")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tutelage._checks import check_at_least, check_option
+from tutelage.files import atomic_path
 from tutelage.reproduction.recipe import Context
 from tutelage.reproduction.trial import Outcome, RunArm, Trial, TrialError, run_trial
 
@@ -28,7 +29,8 @@ def run_trials(
 
     Args:
         run_arm: The recipe's function; importable, or anything that cloudpickle can send.
-        context: Scale and folder; with Ray the folder's files travel to the workers, so no disk need be shared.
+        context: Scale and folder; with Ray the folder's files travel to the workers and new ones back, so no disk need
+            be shared.
         trials: What to run.
         engine: `processes` of this machine, or a `ray` cluster: the one that `RAY_ADDRESS` or this machine has, or a
             local one that is started and stopped again.
@@ -89,11 +91,13 @@ def _ray(run_arm: RunArm, context: Context, trials: Sequence[Trial], jobs: int) 
             (ready,), _ = ray.wait(list(running), num_returns=1)
             trial = running.pop(ready)
             try:
-                yield ray.get(ready)
+                outcome, written = ray.get(ready)
             except ray.exceptions.RayTaskError as error:
                 raise TrialError(str(error.cause)) from None
             except ray.exceptions.RayError as error:
                 raise TrialError(f"Trial {trial.name!r} failed: its worker was lost {_RETRIES + 1} times.") from error
+            _write(context.folder, written)
+            yield outcome
     finally:
         if ours:
             ray.shutdown()
@@ -103,11 +107,19 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _remote_trial(run_arm: RunArm, context: Context, files: dict[str, bytes], trial: Trial) -> Outcome:
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    for relative, content in files.items():
+        with atomic_path(folder / relative) as part:
+            part.write_bytes(content)
+
+
+def _remote_trial(
+    run_arm: RunArm, context: Context, files: dict[str, bytes], trial: Trial
+) -> tuple[Outcome, dict[str, bytes]]:
+    """The outcome, and what the trial wrote into the folder."""
     with tempfile.TemporaryDirectory(prefix="tutelage-") as name:
         folder = Path(name)
-        for relative, content in files.items():
-            target = folder / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-        return run_trial(run_arm, replace(context, folder=folder), trial)
+        _write(folder, files)
+        outcome = run_trial(run_arm, replace(context, folder=folder), trial)
+        after = {str(path.relative_to(folder)): path for path in _files(folder)}
+        return outcome, {relative: path.read_bytes() for relative, path in after.items() if relative not in files}

@@ -8,6 +8,7 @@ teacher's in both stages (the code takes those of the network that the stage beg
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -209,6 +210,8 @@ class NetworkCompressor:
     def best(self) -> Candidate:
         """The student with the highest reward, limits counted in full; the earliest of equals.
 
+        While every student breaks a limit, it is the one that would be worth most without limits.
+
         Raises:
             ValueError: No network smaller than the teacher was found.
         """
@@ -300,9 +303,11 @@ class NetworkCompressor:
         valid = [candidate for candidate in self.history if not candidate.refusal]
         return max(valid, key=self._final_reward, default=None)
 
-    def _final_reward(self, candidate: Candidate) -> float:
+    def _final_reward(self, candidate: Candidate) -> tuple[float, float]:
+        """The reward with limits counted in full, and without limits, which tells those apart that break one."""
         reference = (self.teacher_accuracy, self.teacher_size)
-        return self._reward(candidate.accuracy, candidate.size, reference, 0.0)
+        limited, free = (self._reward(candidate.accuracy, candidate.size, reference, ease) for ease in (0.0, 1.0))
+        return limited, free
 
     def _reward(self, accuracy: float, size: int, reference: tuple[float, int], relaxation: float) -> float:
         return compression_reward(
@@ -378,13 +383,16 @@ def uniform_width_architecture(specs: Sequence[LayerSpec], input_shape: Sequence
     50
     """
     table = layer_table(specs)
-    for percent in range(100, 0, -1):
+
+    def scaled(percent: int) -> Architecture:
         multipliers = torch.ones_like(table)
         multipliers[:, 3] = percent / 100
-        scaled = apply_shrinkage(specs, multipliers)
-        if architecture_size(scaled, input_shape) <= size_limit:
-            break
-    return tuple(scaled)
+        return tuple(apply_shrinkage(specs, multipliers))
+
+    too_large = bisect.bisect_right(
+        range(1, 101), size_limit, key=lambda percent: architecture_size(scaled(percent), input_shape)
+    )
+    return scaled(max(1, too_large))
 
 
 class _Seeded:

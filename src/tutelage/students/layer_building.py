@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -84,7 +85,7 @@ def build_student(
 
 
 def layered_student(layers: Sequence[Mapping[str, Any]], input_shape: Sequence[int]) -> nn.Sequential:
-    """`build_student` for a description in plain data, as a saved student holds it.
+    """`build_student` for a description in plain data, as a saved student holds it; linear layers have no bounds here.
 
     >>> layered_student([{"kind": "Linear", "width": 3}], (4,))
     Sequential(
@@ -92,7 +93,7 @@ def layered_student(layers: Sequence[Mapping[str, Any]], input_shape: Sequence[i
     )
     """
     specs = [LayerSpec(**{**layer, "skip": tuple(layer.get("skip", (0, 0)))}) for layer in layers]
-    return build_student(specs, input_shape)
+    return build_student(specs, input_shape, linear_inputs=(1, sys.maxsize))
 
 
 def architecture_size(
