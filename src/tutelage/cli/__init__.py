@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from tutelage.cli import adapt, assess, cache, calibrate, distill, export, reproduce, search, systems
+from tutelage.cli import adapt, assess, cache, calibrate, compare, distill, export, reproduce, search, systems
 
 app = typer.Typer(
     name="tutelage",
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("adapt")(adapt.adapt)
 app.command("distill")(distill.distill)
+app.command("compare")(compare.compare)
 app.command("cache")(cache.cache)
 app.command("assess")(assess.assess)
 app.command("calibrate")(calibrate.calibrate)
