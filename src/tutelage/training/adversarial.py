@@ -93,6 +93,8 @@ class AdversarialDistillation(Distillation):
     (['trades_loss'], True)
     """
 
+    shardable = False
+
     def __init__(
         self,
         teacher: Teacher | nn.Module | None,

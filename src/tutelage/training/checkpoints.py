@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tutelage.files import read_json, read_tensors, sha256_of, sync_folder, write_json, write_tensors
+from tutelage.training.sharding import spread_like
 
 FORMAT = 1
 _PREFIX = "step-"
@@ -175,7 +176,7 @@ def named_state(modules: Mapping[str, torch.nn.Module]) -> dict[str, Tensor]:
 
 
 def load_named_state(modules: Mapping[str, torch.nn.Module], state: Mapping[str, Tensor]) -> None:
-    """Put `named_state` back.
+    """Put `named_state` back; modules that are spread over processes take their shares.
 
     Raises:
         ValueError: A tensor is missing, left over, or of another shape.
@@ -194,4 +195,4 @@ def load_named_state(modules: Mapping[str, torch.nn.Module], state: Mapping[str,
             )
     with torch.no_grad():
         for key, value in own.items():
-            value.copy_(state[key])
+            value.copy_(spread_like(state[key], value))

@@ -63,6 +63,8 @@ class Distillation(BaseMethod):
     (['knowledge_distillation'], True)
     """
 
+    shardable = True
+
     def __init__(self, teacher: Teacher | nn.Module | None, student: nn.Module, objectives: Objectives) -> None:
         self.student = student
         self.terms = named_terms(objectives)

@@ -56,6 +56,8 @@ class GeneralizedKD(Distillation):
     (['token_divergence'], True)
     """
 
+    shardable = False
+
     def __init__(
         self,
         teacher: Teacher | nn.Module | None,

@@ -43,6 +43,8 @@ class GradientBalancedDistillation(Distillation):
     (['forward_kl', 'logit_mse'], 1.0)
     """
 
+    shardable = False
+
     def __init__(
         self,
         teacher: Teacher | nn.Module | None,

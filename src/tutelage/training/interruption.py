@@ -8,6 +8,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch.distributed as dist
+
 
 class Interrupted(KeyboardInterrupt):
     """A run was stopped by a person or by the system, after a checkpoint was written.
@@ -24,6 +26,21 @@ class Interrupted(KeyboardInterrupt):
             else f"A checkpoint is in {checkpoint}."
         )
         super().__init__(f"Stopped after step {step} of {total_steps}. {kept}")
+
+
+class LostProcess(ConnectionError):  # noqa: N818 - named after what happened
+    """Another process of a run on several ended (killed, out of memory, an error), so this one cannot go on."""
+
+    def __init__(self, step: int, total_steps: int, kept: str) -> None:
+        super().__init__(
+            f"Another process of this run ended, or is out of reach, after step {step} of {total_steps}; if it could, "
+            f"it said why. To go on, start all of them again and resume: {kept}."
+        )
+
+    @staticmethod
+    def caused(error: BaseException) -> bool:
+        """Whether an error says that another process is gone (Gloo's errors are of no kind of their own)."""
+        return isinstance(error, dist.DistError) or "gloo" in str(error) or "closed by peer" in str(error)
 
 
 class StopRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -43,7 +43,14 @@ class Stateful(Protocol):
 
 
 class BaseMethod:
-    """The hooks a method may have besides `trainable` and `step`; every one does nothing until it is overridden."""
+    """The hooks a method may have besides `trainable` and `step`; every one does nothing until it is overridden.
+
+    Attributes:
+        shardable: Whether what learns may be spread over processes (`sharding: full`): a step then calls modules as
+            often on every process, takes no gradient itself, and keeps no reference to single parameters.
+    """
+
+    shardable: ClassVar[bool] = False
 
     def setup(self, batch: Batch) -> None:
         """Make what depends on the models' shapes, from one first batch; called once, before optimisers are made."""

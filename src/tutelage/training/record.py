@@ -25,7 +25,7 @@ class RunningMean:
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
-        self._samples = 0
+        self._samples = 0.0
 
     def add(self, values: Mapping[str, float], samples: int) -> None:
         """Take in the means of a batch of so many samples."""
@@ -35,21 +35,28 @@ class RunningMean:
 
     def take(self, accelerator: Any = None) -> dict[str, float]:
         """The means so far, over all processes when an `Accelerator` is given; then start anew."""
-        sums = [*self._sums.values(), float(self._samples)]
-        if accelerator is not None and accelerator.num_processes > 1:
-            totals = torch.tensor(sums, dtype=torch.float64, device=accelerator.device)
-            sums = accelerator.reduce(totals, "sum").tolist()
-        means = {name: total / max(1.0, sums[-1]) for name, total in zip(self._sums, sums, strict=False)}
-        self._sums, self._samples = {}, 0
+        *sums, samples = self._over_all(accelerator)
+        means = {name: total / max(1.0, samples) for name, total in zip(self._sums, sums, strict=True)}
+        self._sums, self._samples = {}, 0.0
         return means
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of this: the main process's part; a resumed run lacks the others' for one record."""
-        return {"sums": dict(self._sums), "samples": self._samples}
+    def state_dict(self, accelerator: Any = None) -> dict[str, Any]:
+        """What a checkpoint holds of this, over all processes; the main process of a resumed run takes it up."""
+        *sums, samples = self._over_all(accelerator)
+        return {"sums": dict(zip(self._sums, sums, strict=True)), "samples": samples}
+
+    def _over_all(self, accelerator: Any) -> list[float]:
+        """The sums and the number of samples, over all processes; they ask together."""
+        sums = [*self._sums.values(), float(self._samples)]
+        if accelerator is None or accelerator.num_processes == 1:
+            return sums
+        totals = torch.tensor(sums, dtype=torch.float64, device=accelerator.device)
+        added: list[float] = accelerator.reduce(totals, "sum").tolist()
+        return added
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put `state_dict` back."""
-        self._sums, self._samples = dict(state["sums"]), int(state["samples"])
+        self._sums, self._samples = dict(state["sums"]), float(state["samples"])
 
 
 class MetricsFile:
@@ -71,15 +78,14 @@ class MetricsFile:
             stream.write(json.dumps(clean) + "\n")
 
     def keep_until(self, step: int) -> None:
-        """Drop records after `step`, and a last line that was cut off: a resumed run writes them again."""
+        """Drop records after `step`, and lines that are damaged: a kill may cut off the last one."""
         if self._path is None or not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if record["step"] <= step:
-                kept.append(line)
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue
         write_text(self._path, "".join(f"{line}\n" for line in kept))

@@ -56,6 +56,9 @@ class TrainingSettings(StrictModel):
     milestones: tuple[float, ...] = Field((0.6, 0.8), description="Shares of the run at which `step` lowers the rate.")
     decay: PositiveFloat = Field(0.1, description="What `step` multiplies the rate by at a milestone.")
     clip_norm: PositiveFloat | None = Field(None, description="Largest gradient norm of each module that learns.")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="With several processes: all hold all that learns, or each a share of it (FSDP)."
+    )
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision of the forward pass.")
     seed: int = Field(0, ge=0, description="Order of the data, dropout, and whatever else is drawn.")
     shuffle: bool = Field(True, description="Whether every epoch has an order of its own.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, patch_environment
 from torch import Tensor, nn
 
 from tutelage.batch import Batch
@@ -20,13 +22,14 @@ from tutelage.data.samples import Samples
 from tutelage.objectives.schedules import Progress
 from tutelage.training.checkpoints import Checkpoint, load_latest, load_named_state, named_state, save_checkpoint
 from tutelage.training.early_stopping import BestSoFar
-from tutelage.training.interruption import Interrupted, StopRequest
+from tutelage.training.interruption import Interrupted, LostProcess, StopRequest
 from tutelage.training.method import BaseMethod, Method
 from tutelage.training.monitors import Monitor, Record
 from tutelage.training.optimizers import learning_rate_factor, make_optimizer
 from tutelage.training.random_state import get_random_state, seeded, set_random_state
 from tutelage.training.record import MetricsFile, RunningMean
 from tutelage.training.settings import TrainingSettings
+from tutelage.training.sharding import Shards, load_optimizer, whole_tree
 
 Evaluate = Callable[[], Mapping[str, float]]
 """Metrics by name at this moment of the run, on data that is held out."""
@@ -39,8 +42,9 @@ class NonFiniteLoss(ValueError):  # noqa: N818 - named after what happened
 class Trainer:
     """Runs a method over samples.
 
-    On one device, or on several processes under `torchrun` / `accelerate launch`, with the same losses. A run that was
-    stopped and resumed ends with the same bits as one that was not (on CPU).
+    On one device, or on several processes under `torchrun` / `accelerate launch`, with the same losses; with
+    `sharding: full` (or `accelerate launch --use_fsdp`) each process holds a share of what learns. A run that was
+    stopped and resumed ends with the same bits as one that was not (on CPU), and may go on with other processes.
 
     Args:
         method: What is taught and how.
@@ -105,29 +109,39 @@ class Trainer:
         Raises:
             NonFiniteLoss: A loss became NaN or infinite. Nothing of that step is kept.
             Interrupted: Ctrl-C or SIGTERM came. A checkpoint was written first.
-            ValueError: The checkpoint in `folder` is of another run.
+            LostProcess: Another process of the run ended.
+            ValueError: The checkpoint in `folder` is of another run, or the method cannot be sharded.
         """
         trackers = list(self.settings.trackers)
         AcceleratorState._reset_state()  # a run before this one may have had another precision
-        self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # said aloud, since only then gloo joins processes on CPUs
-            mixed_precision=self.settings.precision,
-            log_with=trackers or None,
-        )
+        self._shards: Shards | None = None
+        asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" or self.settings.sharding == "full"
+        with patch_environment(ACCELERATE_USE_FSDP="false"):  # sharding is done here, and not by Accelerate
+            self.accelerator = Accelerator(
+                cpu=not torch.accelerator.is_available(),  # said aloud, since only then gloo joins processes on CPUs
+                mixed_precision=self.settings.precision,
+                log_with=trackers or None,
+            )
+        self._several = self.accelerator.num_processes > 1
         with (
             seeded(self.settings.seed + self.accelerator.process_index, self.accelerator.device),
             StopRequest() as stop,
         ):
-            self._prepare()
+            self._prepare(sharded=asked and self._several)
             if trackers:
                 self.accelerator.init_trackers(self.settings.project, self.settings.model_dump(mode="json"))
             self._file = MetricsFile(self.folder if self.accelerator.is_main_process else None)
             self._restore(resume)
             self._watching = self.monitors if self.accelerator.is_main_process else []
-            for monitor in self._watching:
-                monitor.on_start(self)
+            with self._whole():
+                for monitor in self._watching:
+                    monitor.on_start(self)
             try:
                 self._loop(stop)
+            except RuntimeError as error:
+                if self._several and LostProcess.caused(error):
+                    raise LostProcess(self.step, self.total_steps, self._kept()) from error
+                raise
             finally:
                 for monitor in self._watching:
                     monitor.on_end(self.history)
@@ -146,37 +160,42 @@ class Trainer:
                 values = self._optimizer_step(group)
                 self.step += 1
                 progress = self.progress
-                self._hooks.after_step(progress)
+                with self._whole() if self._follows else contextlib.nullcontext():
+                    self._hooks.after_step(progress)
                 for monitor in self._watching:
                     monitor.on_step(progress, values)
                 if self._due(self.settings.log_every) or self._due(self.settings.evaluate_every):
                     self._record(started)
                 now = time.monotonic()
-                if self._checkpoint_due(now - last_checkpoint):
+                due, stopped = self._agreed(self._checkpoint_due(now - last_checkpoint), stop.requested)
+                if due:
                     self._checkpoint()
                     last_checkpoint = now
-                if stop.requested:
-                    raise Interrupted(self.step, self.total_steps, self._checkpoint(), self.folder)
+                if stopped:
+                    kept = self._checkpoint()
+                    self._end_sharding()
+                    raise Interrupted(self.step, self.total_steps, kept, self.folder)
                 if self.step >= self.total_steps or self._best.exhausted:
                     break
         self._best.put_back(self._modules)
         self._checkpoint()
+        self._end_sharding()
 
     def _optimizer_step(self, group: Sequence[tuple[Batch, float, bool]]) -> dict[str, float]:
         """Forward and backward of every batch of a group, then one step of every optimiser."""
         values: dict[str, float] = {}
         for batch, weight, last in group:
             try:
-                if last or not self._several:
+                with self._exchanging(last):
                     values = self._forward_backward(batch, weight)
-                else:
-                    with self.accelerator.no_sync(self._step):
-                        values = self._forward_backward(batch, weight)
-            except torch.OutOfMemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
                 raise torch.OutOfMemoryError(
                     f"Out of memory in step {self.step} with {len(batch)} samples a process: lower `batch_size` "
                     f"(now {self.settings.batch_size}) and raise `gradient_accumulation` "
-                    f"(now {self.settings.gradient_accumulation}) by the same factor for the same result."
+                    f"(now {self.settings.gradient_accumulation}) by the same factor for the same result; "
+                    f"{self._kept()}."
                 ) from error
         for optimizer, parameters in self._optimizers.values():
             if self.settings.clip_norm is not None:
@@ -191,7 +210,7 @@ class Trainer:
         total_value = sum(values.values())
         if not math.isfinite(total_value) or (self.settings.max_loss and total_value > self.settings.max_loss):
             raise self._non_finite(values, batch)
-        self._running.add(values, len(batch))
+        self._running.add(values, len(batch) if weight else 0)
         total = sum(losses.values())
         assert isinstance(total, Tensor)
         weighted = total if weight == 1.0 else total * weight
@@ -227,7 +246,7 @@ class Trainer:
                 entries.append((moved, own * world / samples, number == len(group) - 1))
             yield entries
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, sharded: bool) -> None:
         """Modules to the device, shape-dependent parts built, optimisers made, gradients synchronised."""
         device = self.accelerator.device
         for module in {**self.method.trainable(), **self._hooks.modules()}.values():
@@ -237,6 +256,14 @@ class Trainer:
         self._modules = self.method.trainable()
         for module in self._modules.values():
             module.to(device).train()
+        self._step: Any = self.method.step
+        if sharded:
+            self._check_sharding()
+            self._step = _StepModule(self.method, self.accelerator.autocast)
+            self._shards = Shards(self._step, device)
+        elif self._several or self.settings.precision != "no":
+            self._step = self.accelerator.prepare_model(_StepModule(self.method))
+        self._follows = bool(self._hooks.stateful())  # what is kept besides (a moving average) follows whole weights
         self._optimizers: dict[str, tuple[torch.optim.Optimizer, list[nn.Parameter]]] = {}
         for name, module in self._modules.items():
             parameters = [value for value in module.parameters() if value.requires_grad]
@@ -247,11 +274,38 @@ class Trainer:
                 self._optimizers[name] = (optimizer, parameters)
         if not self._optimizers:
             raise ValueError("Expected the method to have parameters that learn, but none requires a gradient.")
-        self._several = self.accelerator.num_processes > 1
         self._on_cpu = device.type == "cpu"
         self._scales = self.settings.precision == "fp16"  # small gradients are scaled up, by Accelerate
-        wraps = self._several or self.settings.precision != "no"
-        self._step: Any = self.accelerator.prepare_model(_StepModule(self.method)) if wraps else self.method.step
+
+    def _check_sharding(self) -> None:
+        if not self._hooks.shardable:
+            name = type(self.method).__name__
+            raise ValueError(f"Expected `sharding` to be `none` for {name}, whose steps need whole modules.")
+        if self.settings.precision == "fp16":
+            raise ValueError("Expected `precision` to be `no` or `bf16` with `sharding: full`, but got `fp16`.")
+
+    def _whole(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block the modules that learn are whole, where they are sharded."""
+        return contextlib.nullcontext() if self._shards is None else self._shards.whole()
+
+    def _end_sharding(self) -> None:
+        if self._shards is not None:
+            self._shards.undo()
+            self._shards = None
+
+    def _exchanging(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Processes exchange gradients after the last batch of a step, and only then."""
+        if self._shards is not None:
+            self._shards.exchange_gradients(last)
+        alone = self._shards is not None or not self._several or last
+        return contextlib.nullcontext() if alone else self.accelerator.no_sync(self._step)  # type: ignore[no-any-return]
+
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """What any process wishes, all do: they write checkpoints, and stop, after the same step."""
+        if not self._several:
+            return list(wishes)
+        told = torch.tensor(wishes, dtype=torch.float32, device=self.accelerator.device)
+        return [count > 0 for count in self.accelerator.reduce(told, "sum").tolist()]
 
     def _set_learning_rate(self, progress: Progress) -> None:
         rate = self.settings.learning_rate * learning_rate_factor(self.settings, progress)
@@ -277,17 +331,18 @@ class Trainer:
         }
         record |= {"loss": sum(means.values()), **{f"loss/{name}": value for name, value in means.items()}}
         record |= self._hooks.figures()
-        if self.evaluate is not None and self._due(self.settings.evaluate_every):
-            modes = [(module, module.training) for owner in self._modules.values() for module in owner.modules()]
-            record |= self.evaluate()
-            for module, mode in modes:
-                module.training = mode
-        record["seconds"] = round(time.monotonic() - started, 3)
-        for monitor in self._watching:
-            monitor.on_record(record)
-        if self._several:  # only the main process has monitors
-            broadcast_object_list(stopped := [self._best.stopped])
-            self._best.stopped = stopped[0]
+        with self._whole():
+            if self.evaluate is not None and self._due(self.settings.evaluate_every):
+                modes = [(module, module.training) for owner in self._modules.values() for module in owner.modules()]
+                record |= self.evaluate()
+                for module, mode in modes:
+                    module.training = mode
+            record["seconds"] = round(time.monotonic() - started, 3)
+            for monitor in self._watching:
+                monitor.on_record(record)
+        if self._several:  # only the main process has monitors, and its figures decide for all when the run ends
+            told: list[Any] = [record, self._best.stopped]
+            record, self._best.stopped = broadcast_object_list(told)
         self._best.see(record, self._modules)
         self.history.append(record)
         self._file.append(record)
@@ -296,18 +351,28 @@ class Trainer:
             self.accelerator.log(numbers, step=self.step)
 
     def _checkpoint(self) -> Path | None:
-        if self.folder is None or not self.accelerator.is_main_process:
+        if self.folder is None:
+            return None
+        running = self._running.state_dict(self.accelerator)
+        learned: dict[str, Any] = {
+            "modules": named_state(self._modules),
+            "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self._optimizers.items()},
+            "best": self._best.state_dict(),
+        }
+        if self._shards is not None:
+            learned = whole_tree(learned, keep=self.accelerator.is_main_process)
+        if not self.accelerator.is_main_process:
             return None
         state = {
             "identity": self._identity(),
-            "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self._optimizers.items()},
+            "optimizers": learned["optimizers"],
             "method": {name: value.state_dict() for name, value in self._hooks.stateful().items()},
             "random": get_random_state(self.accelerator.device),
-            "best": self._best.state_dict(),
-            "running": self._running.state_dict(),
+            "best": learned["best"],
+            "running": running,
             "history": self.history,
         }
-        checkpoint = Checkpoint(self.step, named_state(self._modules), state)
+        checkpoint = Checkpoint(self.step, learned["modules"], state)
         return save_checkpoint(self.folder / "checkpoints", checkpoint, keep=self.settings.keep_checkpoints)
 
     def _restore(self, resume: bool) -> None:
@@ -329,7 +394,7 @@ class Trainer:
                 )
         load_named_state(self._modules, checkpoint.modules)
         for name, (optimizer, _) in self._optimizers.items():
-            optimizer.load_state_dict(checkpoint.state["optimizers"][name])
+            load_optimizer(optimizer, checkpoint.state["optimizers"][name])
         for name, value in self._hooks.stateful().items():
             value.load_state_dict(checkpoint.state["method"][name])
         self._best.load_state_dict(checkpoint.state["best"])
@@ -345,31 +410,39 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What must be alike for a checkpoint to be of this run; cadence and trackers may change."""
-        free = {"num_workers", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints", "trackers", "project"}
-        chosen = self.settings.model_dump(mode="json", exclude=free)
+        free = {"num_workers", "sharding", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints", "trackers"}
+        chosen = self.settings.model_dump(mode="json", exclude=free | {"project"})
         return {**chosen, "samples": len(self.train), "data": self.train.fingerprint()}
 
     def _non_finite(self, values: Mapping[str, float], batch: Batch) -> NonFiniteLoss:
         limit = self.settings.max_loss or math.inf
         bad = [name for name, value in values.items() if not math.isfinite(value) or value > limit] or list(values)
-        folder = None if self.folder is None else self.folder / "checkpoints"
-        kept = (
-            f"the last good checkpoint is in {folder}" if folder and folder.exists() else "there is no checkpoint yet"
-        )
         shown = ", ".join(str(index) for index in batch.index[:16].tolist()) + (", …" if len(batch) > 16 else "")
         return NonFiniteLoss(
             f"Step {self.step}: the loss of `{bad[0]}` became {values[bad[0]]} "
-            f"on the samples with index {shown}; {kept}."
+            f"on the samples with index {shown}; {self._kept()}."
         )
+
+    def _kept(self) -> str:
+        folder = None if self.folder is None else self.folder / "checkpoints"
+        there = folder is not None and folder.exists()
+        return f"the last good checkpoint is in {folder}" if there else "there is no checkpoint yet"
 
 
 class _StepModule(nn.Module):
-    """A method's step as a module of what learns, so that DDP synchronises just these parameters."""
+    """A method's step as a module of what learns, so that DDP and FSDP see just these parameters."""
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, context: Callable[[], Any] = contextlib.nullcontext) -> None:
         super().__init__()
         self.learners = nn.ModuleDict(method.trainable())
         self._method = (method,)  # in a tuple: a method that is a module is not registered here
+        self._context = context
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self._method[0].step(batch)
+        with self._context():
+            return self._method[0].step(batch)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch (on a CPU it raises an error of no kind of its own) or Python got no memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
