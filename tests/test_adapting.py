@@ -84,12 +84,15 @@ def test_the_command_takes_a_folder_of_images(digits_model: Path, tmp_path: Path
     for number, image in enumerate(inputs):
         Image.fromarray((image[0].numpy() * 255).astype(np.uint8)).save(stream / f"{number}.png")
     out = tmp_path / "out"
-    arguments = ["adapt", str(digits_model), "--stream", str(stream), "--grey", "--way", "tent", "--out", str(out)]
-    result = CliRunner().invoke(app, arguments)
+    arguments = ["adapt", str(digits_model), "--stream", str(stream), "--way", "tent", "--out", str(out)]
+    result = CliRunner().invoke(app, [*arguments, "--grey"])
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((out / "predictions.csv").open()))
     assert [row["sample"] for row in rows] == [f"{number}.png" for number in range(6)]
     assert "confidence:" in result.output
+    like_the_source = CliRunner().invoke(app, [*arguments, "--source", "digits"])  # grey by itself, and resized
+    assert like_the_source.exit_code == 0, like_the_source.output
+    assert adapt_stream(digits_model, stream, source="digits", way="none", size=(12, 12)).probabilities.shape == (6, 10)
 
 
 def test_streams_are_read_from_arrays(tmp_path: Path) -> None:
@@ -105,8 +108,8 @@ def test_streams_are_read_from_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: np.save(p / "s.npy", np.array([object()]), allow_pickle=True), "NumPy array of numbers"),
-        (lambda p: (p / "s.npy").write_bytes(b"\x93NUMPY"), "NumPy array of numbers"),
+        (lambda p: np.save(p / "s.npy", np.array([object()]), allow_pickle=True), "to be a NumPy array"),
+        (lambda p: (p / "s.npy").write_bytes(b"\x93NUMPY"), "to be a NumPy array"),
         (lambda p: np.save(p / "s.npy", np.full((2, 2), np.nan)), "finite"),
         (lambda p: np.save(p / "s.npy", np.zeros(3)), "shape"),
     ],
@@ -122,5 +125,33 @@ def test_bad_settings(digits_model: Path, shifted: Path, tmp_path: Path) -> None
         adapt_stream(digits_model, shifted)
     with pytest.raises(ValueError, match="batch_size"):
         adapt_stream(digits_model, shifted, way="tent", batch_size=1)
+    with pytest.raises(ValueError, match="warm_up"):
+        adapt_stream(digits_model, shifted, source="digits", warm_up=-1)
     with pytest.raises(ValueError, match="there is none"):
         read_stream(tmp_path)
+
+
+def test_what_does_not_fit_is_told_with_its_file(digits_model: Path, tmp_path: Path) -> None:
+    images, path = np.zeros((4, 1, 8, 8), dtype=np.float32), tmp_path / "stream.npz"
+    for inputs, target, message in [
+        (images[:, 0], None, r"stream.npz to hold inputs that the model takes, but it takes none of shape \(8, 8\)"),
+        (images, np.zeros(3), r"a class for each of its 4 samples, but got the shape \(3,\)"),
+        (images, np.full(4, 10), r"classes in \[0, 10\), but got 10"),
+        (images, np.full(4, -1), r"classes in \[0, 10\), but got -1"),
+    ]:
+        np.savez(path, inputs=inputs, **({} if target is None else {"target": target}))
+        with pytest.raises(ValueError, match=message):
+            adapt_stream(digits_model, path, way="none")
+    np.savez(path, inputs=images)
+    with pytest.raises(ValueError, match="iris to hold inputs that the model takes"):
+        adapt_stream(digits_model, path, source="iris")
+    digits_of_five = {"alphabet": "ABCDE", "size": 8, "train_per_class": 2, "test_per_class": 1}
+    with pytest.raises(ValueError, match="the 10 classes of the model, but got 5"):
+        adapt_stream(digits_model, path, source="glyphs", source_options=digits_of_five)
+
+
+def test_every_sample_counts_once_in_the_summary(digits_model: Path, shifted: Path) -> None:
+    found = adapt_stream(digits_model, shifted, way="tent", batch_size=100)
+    assert found.batch_sizes == [100, 100, 100, 149]  # the last 49 are too few for a batch of their own
+    error = (found.probabilities.argmax(dim=1) != found.target).float().mean().item()
+    assert found.summary()["error"] == pytest.approx(error)

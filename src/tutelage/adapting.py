@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tutelage._checks import check_at_least, check_option, check_positive
+from tutelage._checks import check_at_least, check_non_negative, check_option, check_positive
 from tutelage.assessment.evaluation_mode import evaluation_mode
 from tutelage.data import load_data, read_stream, test_time_augmentation
 from tutelage.data.samples import Data
@@ -47,6 +47,7 @@ class Adaptation:
         curves: Figures of every batch by name: `confidence`, `source confidence`, `entropy`, `changed answers`, `drift`
             (how far the batch's mean embedding has moved from the source's, in deviations of the source; with source
             data only), and `error`, `source error` where classes are known.
+        batch_sizes: Samples of every batch.
     """
 
     names: list[str]
@@ -55,11 +56,16 @@ class Adaptation:
     class_names: tuple[str, ...]
     target: Tensor | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
+    batch_sizes: list[int] = field(default_factory=list)
 
     def summary(self) -> dict[str, float]:
-        """The mean of every curve over the batches, and the number of samples."""
-        means = {name: sum(values) / len(values) for name, values in self.curves.items()}
-        return {"samples": float(len(self.names)), **means}
+        """The number of samples, and the mean of every curve in which every sample counts once."""
+        count = len(self.names)
+        means = {
+            name: sum(size * value for size, value in zip(self.batch_sizes, values, strict=True)) / count
+            for name, values in self.curves.items()
+        }
+        return {"samples": float(count), **means}
 
 
 def adapt_stream(
@@ -76,7 +82,7 @@ def adapt_stream(
     warm_up: int = 50,
     flip: bool = False,
     size: tuple[int, int] | None = None,
-    mode: Literal["RGB", "L"] = "RGB",
+    mode: Literal["RGB", "L"] | None = None,
     seed: int = 0,
 ) -> Adaptation:
     """Answer a stream with a saved classifier that adapts to it; the saved model stays as it is.
@@ -89,35 +95,47 @@ def adapt_stream(
         source_options: Passed on to `load_data` for the source.
         stream_options: The same for a stream of named data.
         way: `"rmt"`, `"tent"`, `"batch_statistics"` (BN-1) or `"none"`.
-        batch_size: Samples answered, and learned from, at a time; the last batch is joined to the one before if it is
-            too small for statistics.
+        batch_size: Samples answered, and learned from, at a time; a last batch of less than half of that is joined to
+            the one before, since its statistics would be noise.
         learning_rate: Of Adam.
         momentum: Of RMT's teacher.
-        warm_up: RMT's steps on source data before the stream.
+        warm_up: RMT's steps on source data before the stream; 0 for none.
         flip: Whether RMT's augmentation may mirror images.
-        size: Height and width that images of a folder are resized to.
-        mode: How images of a folder are read.
+        size: Height and width that images of a folder are resized to; by default the source's, if that is images.
+        mode: How images of a folder are read, `"L"` for grey; by default as the source's, and else in colour.
         seed: Every random choice follows from it.
 
     Raises:
         FileNotFoundError: No such model or stream.
-        ValueError: `"rmt"` without a source, a setting out of range, or inputs that the model does not take.
+        ValueError: `"rmt"` without a source, a setting out of range, inputs that the model does not take, or labels
+            and classes that do not fit it.
     """
     check_option(way, "way", WAYS)
     check_at_least(batch_size, "batch_size", 2)
     check_positive(learning_rate, "learning_rate")
+    check_non_negative(warm_up, "warm_up")
     if way == "rmt" and source is None:
         raise ValueError("Expected argument `source`, since `rmt` starts from source prototypes, but got None.")
     torch.manual_seed(seed)
     deployed, learning = load_model(model).eval(), load_model(model)
-    incoming = read_stream(stream, options=stream_options, size=size, mode=mode)
     data = None if source is None else load_data(source, **(source_options or {}))
-    spread = None if data is None else _embedding_spread(deployed, data)
+    known = None if data is None else _inputs_of(data, source)
+    if known is not None and known.ndim == 4:
+        size = size or (known.shape[-2], known.shape[-1])
+        mode = mode or ("L" if known.shape[1] == 1 else "RGB")
+    incoming = read_stream(stream, options=stream_options, size=size, mode=mode or "RGB")
+    classes = _classes_of(deployed, incoming.inputs, stream)
+    if data is not None and known is not None and _classes_of(deployed, known, source) != data.num_classes:
+        raise ValueError(f"Expected {source} to have the {classes} classes of the model, but got {data.num_classes}.")
+    if incoming.target is not None:
+        _check_target(incoming.target, len(incoming.inputs), classes, stream)
+    spread = None if known is None else _embedding_spread(deployed, known)
     method = _method(way, learning, data, learning_rate, momentum, warm_up, flip)
+    batches = _batches(len(incoming.inputs), batch_size)
     answers: list[Tensor] = []
     before: list[Tensor] = []
     curves: dict[str, list[float]] = {}
-    for first, last in _batches(len(incoming.inputs), batch_size):
+    for first, last in batches:
         x = incoming.inputs[first:last]
         with torch.no_grad():
             old = logits_of_model(deployed, x).softmax(dim=1)
@@ -139,6 +157,7 @@ def adapt_stream(
         names or tuple(str(number) for number in range(probabilities.shape[1])),
         incoming.target,
         curves,
+        [last - first for first, last in batches],
     )
 
 
@@ -230,19 +249,48 @@ def _embeddings(model: nn.Module, inputs: Tensor) -> Tensor:
         return torch.cat([features(part) for part in inputs.split(256)])  # type: ignore[no-untyped-call]
 
 
-def _embedding_spread(model: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
+def _inputs_of(data: Data, source: Any) -> Tensor:
+    """All training inputs of the source."""
+    inputs = data.train.batch(torch.arange(len(data.train))).inputs
+    if not isinstance(inputs, Tensor):
+        raise ValueError(f"Expected the inputs of {source} to be one tensor, but they are named tensors.")
+    return inputs
+
+
+@torch.no_grad()
+def _classes_of(model: nn.Module, inputs: Tensor, place: Any) -> int:
+    """How many classes the model tells apart; asked with the first inputs, so that those that do not fit are told."""
+    try:
+        return logits_of_model(model, inputs[:2]).shape[1]
+    except (RuntimeError, ValueError, TypeError) as error:
+        cause = " ".join(str(error).split())
+        raise ValueError(
+            f"Expected {place} to hold inputs that the model takes, but it takes none of shape "
+            f"{tuple(inputs.shape[1:])}: {cause}"
+        ) from error
+
+
+def _check_target(target: Tensor, samples: int, classes: int, stream: Any) -> None:
+    if target.shape != (samples,):
+        raise ValueError(
+            f"Expected the target of {stream} to hold a class for each of its {samples} samples, but got the shape "
+            f"{tuple(target.shape)}."
+        )
+    if target.min() < 0 or target.max() >= classes:
+        wrong = int(target.min() if target.min() < 0 else target.max())
+        raise ValueError(f"Expected the target of {stream} to hold classes in [0, {classes}), but got {wrong}.")
+
+
+def _embedding_spread(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the source's embeddings."""
-    batch = data.train.batch(torch.arange(len(data.train)))
-    if not isinstance(batch.inputs, Tensor):
-        raise ValueError("Expected source data whose inputs are one tensor, but they are named tensors.")
-    found = _embeddings(model, batch.inputs)
+    found = _embeddings(model, inputs)
     return found.mean(dim=0), found.std(dim=0).clamp_min(1e-6)
 
 
 def _batches(count: int, size: int) -> list[tuple[int, int]]:
-    """First and end of every batch; a last one of a single sample joins the batch before it."""
+    """First and end of every batch; a last one of less than half a batch joins the one before it."""
     starts = list(range(0, count, size))
-    if len(starts) > 1 and count - starts[-1] == 1:
+    if len(starts) > 1 and 2 * (count - starts[-1]) < size:
         starts.pop()
     return [(first, last) for first, last in zip(starts, [*starts[1:], count], strict=True)]
 

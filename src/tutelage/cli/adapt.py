@@ -26,10 +26,14 @@ def adapt(
     batch_size: Annotated[int, typer.Option(help="Samples answered, and learned from, at a time.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 5e-4,
     momentum: Annotated[float, typer.Option(help="Of the mean teacher.")] = 0.99,
-    warm_up: Annotated[int, typer.Option(help="Steps on source data before the stream.")] = 50,
+    warm_up: Annotated[int, typer.Option(help="Steps of `rmt` on source data before the stream.")] = 50,
     flip: Annotated[bool, typer.Option("--flip", help="Images may be mirrored.")] = False,
-    size: Annotated[int | None, typer.Option(help="Pixels that a folder's images are resized to.")] = None,
-    grey: Annotated[bool, typer.Option("--grey", help="Read a folder's images in grey.")] = False,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels that a folder's images are resized to; by default as the source's.")
+    ] = None,
+    grey: Annotated[
+        bool, typer.Option("--grey", help="Read a folder's images in grey, as is done by itself for a grey source.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Every random choice follows from it.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for predictions.csv, drift.json and drift.html.")] = Path(
         "adaptation"
@@ -52,7 +56,7 @@ def adapt(
         warm_up=warm_up,
         flip=flip,
         size=None if size is None else (size, size),
-        mode="L" if grey else "RGB",
+        mode="L" if grey else None,
         seed=seed,
     )
     page = write_adaptation(out, found, title=f"{model.name} on {stream}")

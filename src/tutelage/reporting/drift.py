@@ -30,7 +30,7 @@ def write_drift_page(
         path: The HTML file.
         title: Heading of the page.
         curves: One value a batch by name, see `tutelage.adapting.Adaptation`.
-        summary: Means over the batches by name.
+        summary: Means over the samples by name.
 
     Returns:
         The path.
