@@ -172,7 +172,9 @@ METHODS: dict[str, Callable[..., Method]] = {
 class AssessmentSettings(StrictModel):
     """What the report card holds besides accuracy, calibration and fidelity."""
 
-    robustness: bool = Field(True, description="Accuracy under attack, by attack radius.")
+    robustness: bool = Field(True, description="Accuracy under attack, by radius and by kind of attack.")
+    attack_radius: float = Field(8 / 255, gt=0, description="Of FGSM to AutoAttack; a share of the inputs' range.")
+    auto_attack_seconds: float = Field(60.0, ge=0, description="The most that AutoAttack may take; 0: not at all.")
     latency: bool = Field(True, description="How long one call takes.")
     examples: int = Field(12, ge=0, description="Samples shown that only student or teacher gets right.")
 

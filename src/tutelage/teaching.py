@@ -255,6 +255,8 @@ def _assess(config: DistillConfig, data: Data, model: nn.Module, teacher: Any, n
         teacher=teacher,
         class_names=data.class_names,
         robustness=wanted.robustness,
+        attack_radius=wanted.attack_radius,
+        auto_attack_seconds=wanted.auto_attack_seconds,
         latency=wanted.latency,
         num_examples=wanted.examples,
     )

@@ -97,6 +97,15 @@ def card(
         robustness={
             "epsilon": [0.0, 0.02, 0.04, 0.08, 0.12],
             "accuracy": [float(correct.mean() * np.exp(-9 * e / skill)) for e in (0.0, 0.02, 0.04, 0.08, 0.12)],
+            "attacks": {
+                **{"radius": 8 / 255, "num_samples": 256, "auto_attack": None, "auto_attack_samples": 0},
+                **{
+                    name: float(correct.mean() * np.exp(-e / skill))
+                    for name, e in zip(("clean", "fgsm", "pgd20"), (0, 0.2, 0.3), strict=True)
+                },
+                "note": "AutoAttack: not measured, install tutelage[robustness].",
+            },
+            "range": [0.0, 1.0],
         },
         latency={"milliseconds": (latency * (1 + 0.12 * rng.gamma(1.2, 0.6, 50))).tolist(), "batch_size": 64},
         class_names=NAMES,

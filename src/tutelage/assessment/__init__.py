@@ -76,6 +76,7 @@ from tutelage.assessment.intrinsic_dimension import two_nearest_neighbour_dimens
 from tutelage.assessment.landscape import Connectivity, ParameterPlane, linear_mode_connectivity, parameter_plane
 from tutelage.assessment.latency import LatencyDistribution, latency_distribution
 from tutelage.assessment.mutual_information import conditional_mutual_information
+from tutelage.assessment.named_attacks import AttackAccuracies, attack_accuracies
 from tutelage.assessment.probes import knn_probe, linear_probe
 from tutelage.assessment.proxy_golden import ProxyGoldenCurve
 from tutelage.assessment.ranking import (
@@ -119,6 +120,7 @@ from tutelage.assessment.statistics import (
 
 __all__ = [
     "Agreement",
+    "AttackAccuracies",
     "CalibratedModel",
     "Canary",
     "CandidateTree",
@@ -140,6 +142,7 @@ __all__ = [
     "adjacency_spectral_entropy",
     "answer_agreement",
     "assess",
+    "attack_accuracies",
     "balanced_top_k_accuracy",
     "benjamini_hochberg",
     "best_f1_threshold",

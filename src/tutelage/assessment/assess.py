@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tutelage._checks import check_at_least, check_option, check_same_logits, check_same_shape
+from tutelage._checks import (
+    check_at_least,
+    check_non_negative,
+    check_option,
+    check_positive,
+    check_same_logits,
+    check_same_shape,
+)
 from tutelage.assessment.accuracy import accuracy, negative_log_likelihood, top_k_accuracy
 from tutelage.assessment.agreement import kl_from_teacher, prediction_fidelity
 from tutelage.assessment.calibration import (
@@ -24,6 +31,7 @@ from tutelage.assessment.disagreements import one_sided_examples, partings
 from tutelage.assessment.evaluation_mode import device_of, evaluation_mode
 from tutelage.assessment.fidelity import FidelityTally
 from tutelage.assessment.latency import latency_distribution
+from tutelage.assessment.named_attacks import attack_accuracies
 from tutelage.assessment.report_card import ReportCard
 from tutelage.assessment.robustness import robust_accuracy_curve
 from tutelage.assessment.segmentation import confusion_matrix, iou_from_confusion
@@ -50,6 +58,8 @@ def assess(
     class_names: Sequence[str] = (),
     batch_size: int = 256,
     robustness: bool | Mapping[str, Any] = True,
+    attack_radius: float = 8 / 255,
+    auto_attack_seconds: float = 60.0,
     latency: bool = True,
     num_examples: int = 12,
     seed: int = 0,
@@ -85,7 +95,11 @@ def assess(
         batch_size: Samples asked at once (fewer for language models with large vocabularies).
         robustness: Accuracy under attack (classification of one floating-point input tensor). True: where inputs are
             images or lie in [0, 1], by up to 256 samples, 10 steps and radii of 0, 2, 5, 10 and 20 % of the inputs'
-            range. A mapping: for any such inputs, with these arguments of `robust_accuracy_curve`. False: not at all.
+            range, and by FGSM, PGD-20 and AutoAttack at `attack_radius`. A mapping: for any such inputs, with these
+            arguments of `robust_accuracy_curve`. False: not at all. Where it is asked for and makes no sense, the card
+            says why.
+        attack_radius: The one radius of FGSM, PGD-20 and AutoAttack, as a share of the inputs' range.
+        auto_attack_seconds: The most that AutoAttack may take, where its package is installed; 0: not at all.
         latency: Whether to time the model.
         num_examples: How many samples to show that only one of student and teacher gets right.
         seed: Of the choice of examples and attacked samples, and of the attacks.
@@ -103,6 +117,8 @@ def assess(
     check_at_least(len(samples), "samples", 1)
     check_at_least(batch_size, "batch_size", 1)
     check_at_least(num_examples, "num_examples", 0)
+    check_positive(attack_radius, "attack_radius")
+    check_non_negative(auto_attack_seconds, "auto_attack_seconds")
     if isinstance(robustness, Mapping):
         for option in robustness:
             check_option(option, "robustness", ROBUSTNESS_OPTIONS)
@@ -125,8 +141,12 @@ def assess(
             timed = latency_distribution(model, first.inputs, warmup=3, max_seconds=LATENCY_SECONDS)
             card.latency = {"milliseconds": list(timed.milliseconds), "batch_size": timed.batch_size}
             card.metrics |= {"latency_ms": timed.median, "latency_p95_ms": timed.p95}
-        if robustness is not False and task == "classification":
-            _robustness(card, room, first, {} if robustness is True else dict(robustness), seed)
+        if robustness is not False:
+            options = {} if robustness is True else dict(robustness)
+            if (why := _no_attack(card.task, room, first, options)) is not None:
+                card.robustness = {"absent": why}
+            else:
+                _robustness(card, room, options, attack_radius, auto_attack_seconds, seed)
     card.metrics = {key: value for key, value in card.metrics.items() if math.isfinite(value)}
     return card
 
@@ -296,23 +316,51 @@ def _add_fidelity(card: ReportCard, tally: FidelityTally) -> None:
         card.metrics["teacher_kappa"] = card.fidelity["kappa"]
 
 
-def _robustness(card: ReportCard, room: _ExamRoom, first: Batch, options: dict[str, Any], seed: int) -> None:
-    inputs = first.inputs
+def _no_attack(task: str, room: _ExamRoom, first: Batch, options: Mapping[str, Any]) -> str | None:
+    """Why the model is not attacked, if it is not."""
+    inputs, low, high = first.inputs, room.low, room.high
+    if task != "classification":
+        return f"Attacks are made on classifiers; this task is {task}."
     if first.target is None or not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         if options:
             raise ValueError("Expected labelled samples of one floating-point input tensor for `robustness`.")
-        return
-    low, high = room.low, room.high
+        if first.target is None:
+            return "The samples have no classes that an attack could turn wrong."
+        return (
+            "The inputs are not one tensor of floating-point numbers (integers such as token ids, or several tensors)."
+        )
     if not options and inputs.ndim < 3 and not 0 <= low <= high <= 1:
-        return  # one radius says nothing about columns in different units
+        return "The inputs are columns that may have different units, for which one radius says nothing."
+    if not low < high:
+        return "All inputs have the same value."
+    return None
+
+
+def _robustness(
+    card: ReportCard, room: _ExamRoom, options: dict[str, Any], radius: float, seconds: float, seed: int
+) -> None:
+    low, high = room.low, room.high
     settings: dict[str, Any] = {
         "epsilons": [share * (high - low) for share in RELATIVE_RADII],
         "bounds": (low, high),
         "seed": seed,
     }
-    curve = robust_accuracy_curve(room.model, room.samples, **settings | options)
-    card.robustness = {"epsilon": list(curve.epsilon), "accuracy": list(curve.accuracy)}
+    settings |= options
+    curve = robust_accuracy_curve(room.model, room.samples, **settings)
+    shared = {key: settings[key] for key in ("bounds", "num_samples", "batch_size", "seed") if key in settings}
+    named = attack_accuracies(
+        room.model, room.samples, radius=radius * (high - low), auto_attack_seconds=seconds, **shared
+    )
+    card.robustness = {
+        "epsilon": list(curve.epsilon),
+        "accuracy": list(curve.accuracy),
+        "attacks": asdict(named),
+        "range": [low, high],
+    }
     card.metrics["robust_accuracy"] = min(curve.accuracy)
+    card.metrics |= {"fgsm_accuracy": named.fgsm, "pgd20_accuracy": named.pgd20}
+    if named.auto_attack is not None:
+        card.metrics["auto_attack_accuracy"] = named.auto_attack
 
 
 def _logits(outputs: Outputs, who: str) -> Tensor:

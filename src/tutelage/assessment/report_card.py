@@ -16,12 +16,15 @@ class ReportCard:
         num_samples: How many samples were asked.
         metrics: Headline figures by metric name (`accuracy`, `top5_accuracy`, `negative_log_likelihood`, `brier_score`,
             `expected_calibration_error`, `teacher_agreement`, `teacher_error_agreement` (on samples that the teacher
-            gets wrong), `teacher_kl`, `robust_accuracy` (at the largest attack radius), `parameters`, `multiply_adds`,
-            `latency_ms`, `latency_p95_ms`, …). Fractions, not per cent; nats; milliseconds. Whatever does not apply is
-            absent.
+            gets wrong), `teacher_kl`, `robust_accuracy` (at the largest attack radius), `fgsm_accuracy`,
+            `pgd20_accuracy` and `auto_attack_accuracy` (at the one radius of named attacks), `parameters`,
+            `multiply_adds`, `latency_ms`, `latency_p95_ms`, …). Fractions, not per cent; nats; milliseconds. Whatever
+            does not apply is absent.
         reliability: `{"confidence": [...], "accuracy": [...], "count": [...]}`, one entry a bin that holds samples;
             empty if not asked.
-        robustness: `{"epsilon": [...], "accuracy": [...]}`: accuracy under attack by attack radius; empty if not asked.
+        robustness: `{"epsilon": [...], "accuracy": [...], "attacks": {...}, "range": [low, high]}`: accuracy under
+            attack by attack radius, what `tutelage.assessment.AttackAccuracies` holds, and the range of the inputs;
+            `{"absent": reason}` where attacks make no sense; empty if not asked.
         latency: `{"milliseconds": [...], "batch_size": n}`: single measurements; empty if not asked.
         fidelity: How the student answers compared with its teacher: `agreement` with its interval, `kappa`, shares of
             answers by who was right (see `tutelage.assessment.FidelityTally.section`); empty without a teacher.
@@ -38,7 +41,7 @@ class ReportCard:
     num_samples: int
     metrics: dict[str, float] = field(default_factory=dict)
     reliability: dict[str, list[float]] = field(default_factory=dict)
-    robustness: dict[str, list[float]] = field(default_factory=dict)
+    robustness: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     fidelity: dict[str, float] = field(default_factory=dict)
     partings: list[dict[str, Any]] = field(default_factory=list)

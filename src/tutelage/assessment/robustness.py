@@ -250,15 +250,9 @@ def robust_accuracy_curve(
         check_non_negative(epsilon, "epsilons")
     check_at_least(steps, "steps", 1)
     check_at_least(restarts, "restarts", 1)
-    check_at_least(batch_size, "batch_size", 1)
-    generator = torch.Generator().manual_seed(seed)
-    total = len(samples) if num_samples is None else min(num_samples, len(samples))
-    check_at_least(total, "num_samples", 1)
-    rows = torch.randperm(len(samples), generator=generator)[:total].sort().values
-    starts = range(0, total, batch_size)
-    batches = [samples.batch(rows[start : start + batch_size]).to(device_of(model)) for start in starts]
-    pairs = [_attackable(batch.inputs, batch.target) for batch in batches]
-    low, high = bounds or (min(float(x.min()) for x, _ in pairs), max(float(x.max()) for x, _ in pairs))
+    pairs = attackable_batches(model, samples, num_samples=num_samples, batch_size=batch_size, seed=seed)
+    total = sum(len(x) for x, _ in pairs)
+    low, high = bounds or input_range(pairs)
     generator = torch.Generator(device=pairs[0][0].device).manual_seed(seed)
     with evaluation_mode(model), torch.no_grad():
         standing = [_logits(model, x).argmax(dim=1) == y for x, y in pairs]
@@ -285,6 +279,35 @@ def robust_accuracy_curve(
             accuracy[epsilon] = sum(int(stands.sum()) for stands in standing) / total
     radii = tuple(float(epsilon) for epsilon in epsilons)
     return RobustAccuracyCurve(radii, tuple(accuracy[epsilon] for epsilon in radii), total)
+
+
+def attackable_batches(
+    model: nn.Module, samples: Samples, *, num_samples: int | None, batch_size: int, seed: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Samples drawn by a seed, in their own order, on the model's device: batches of inputs and classes.
+
+    Args:
+        model: Says on which device.
+        samples: What is drawn from.
+        num_samples: How many; None takes all.
+        batch_size: Samples a batch.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: There are no samples or targets, or inputs are not one floating-point tensor.
+    """
+    check_at_least(batch_size, "batch_size", 1)
+    total = len(samples) if num_samples is None else min(num_samples, len(samples))
+    check_at_least(total, "num_samples", 1)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(samples), generator=generator)[:total].sort().values
+    batches = [samples.batch(part).to(device_of(model)) for part in rows.split(batch_size)]  # type: ignore[no-untyped-call]
+    return [_attackable(batch.inputs, batch.target) for batch in batches]
+
+
+def input_range(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """The least and greatest value of the inputs of all batches."""
+    return min(float(x.min()) for x, _ in pairs), max(float(x.max()) for x, _ in pairs)
 
 
 def weighted_robust_accuracy(clean: float, robust: float, *, weight: float = 0.5) -> float:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from tutelage.files import write_json, write_text
 from tutelage.reporting import figures
+from tutelage.reporting.attacks import attack_table
 from tutelage.reporting.headline import headline_table, ranked
 from tutelage.reporting.metrics import Spread, metric
 from tutelage.reporting.report import ArmResult, Report
@@ -105,6 +106,7 @@ def render_report(report: Report) -> str:
         comparison_figures=figures.comparison_figures(report),
         learning_figures=figures.learning_figures(report, tones),
         reliability_figures=figures.reliability_figures(report, tones),
+        attacks=attack_table(report, tones),
         robustness_figure=figures.robustness_figure(report, tones),
         latency_figure=figures.latency_figure(report, tones),
         fidelity=[(tones[i], report.arms[i], cells) for i in order if (cells := _fidelity(report.arms[i]))],
