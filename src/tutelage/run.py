@@ -34,7 +34,7 @@ from tutelage.teaching import (
     train_teacher,
     trial_folder,
 )
-from tutelage.workers import core_count, run_in_workers
+from tutelage.workers import core_count, on_main_process, run_in_workers
 
 
 def start_run(config: DistillConfig, folder: Path | str, *, resume: bool = False, announce: Announce = print) -> Report:
@@ -88,7 +88,8 @@ def run_from_terminal(config: DistillConfig | None, folder: Path | None) -> None
     main = int(os.environ.get("RANK", "0")) == 0
     if folder is None:
         title = "run" if config is None else config.name
-        folder = free_folder("".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in title))
+        safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in title)
+        folder = on_main_process(lambda: free_folder(safe))
     place = folder
     announce: Announce = (lambda line: print(line, flush=True)) if main else (lambda line: None)
     try:
@@ -118,7 +119,7 @@ def _carry_out(config: DistillConfig, folder: Path, *, announce: Announce) -> Re
         if teacher.train is not None:
             train_teacher(teacher, config, data, teacher_folder(folder, number), announce)
     if config.cache is True:
-        cache_teacher(config, data, folder, announce)
+        on_main_process(lambda: cache_teacher(config, data, folder, announce))
     trials = [(arm, seed) for arm in config.arms for seed in config.seeds]
     waiting = [trial for trial in trials if not (trial_folder(folder, *trial) / "card.json").exists()]
     several_processes = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -39,7 +39,7 @@ from tutelage.teachers import (
     build_cache,
 )
 from tutelage.training import Distillation, Monitor, ProgressMonitor, Trainer, evaluate_model
-from tutelage.workers import threads_for
+from tutelage.workers import on_main_process, threads_for
 
 Announce = Callable[[str], None]
 """Told in one line what has been done."""
@@ -70,20 +70,19 @@ def teach_one(config: DistillConfig, folder: Path, arm: str, seed: int, quiet: b
     with threads_for(parameter_count(student)):
         history = trainer.run(resume=True)
     student = merge_lora(student).eval().cpu()
-    if trainer.accelerator.is_main_process:
+
+    def keep() -> str:
         save_model(place / "student.safetensors", student, config.student if config.student.configuration else None)
         for number, model in enumerate(learning):
             save_model(teacher_folder(place, number), model.eval().cpu())
-        live = _as_one(learning, config) if learning else live
+        asked = _as_one(learning, config) if learning else live
         card = _assess(
-            config, data, student, live.cpu() if isinstance(live, nn.Module) else live, f"{arm}, seed {seed}"
+            config, data, student, asked.cpu() if isinstance(asked, nn.Module) else asked, f"{arm}, seed {seed}"
         )
         write_json(place / "card.json", _finite({"card": card.to_dict(), "history": history}))
-        figures = _figures(card)
-    else:
-        figures = ""
-    trainer.accelerator.wait_for_everyone()
-    return figures
+        return _figures(card)
+
+    return on_main_process(keep)
 
 
 def build_student(config: DistillConfig, data: Data) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -54,6 +55,27 @@ def run_in_workers(
             for child in multiprocessing.active_children():
                 child.terminate()
             raise
+
+
+def on_main_process(function: Callable[[], _Result]) -> _Result:
+    """Call a function on the main process of those that `torchrun` started, while the others wait, for days if need be.
+
+    Returns:
+        What the function gave, on every process. A process that is alone is the main one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return function()
+    import torch
+    import torch.distributed as dist
+    from accelerate import PartialState
+
+    joined = PartialState(cpu=not torch.accelerator.is_available())
+    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+    told: list[Any] = [function() if joined.is_main_process else None]
+    dist.broadcast_object_list(told, src=0, group=group)
+    dist.destroy_process_group(group)
+    result: _Result = told[0]
+    return result
 
 
 @contextlib.contextmanager
