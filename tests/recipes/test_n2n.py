@@ -16,14 +16,36 @@ def test_smoke_runs_through_the_command(tmp_path):
     done = runner.invoke(app, ["reproduce", "n2n", "--scale", "smoke", "--jobs", "1", "--json", str(path)])
     assert done.exit_code in (0, 3), done.output
     result = json.loads(path.read_text())
-    assert set(result["arms"]) == {arm.name for arm in n2n.ARMS}
+    assert set(result["arms"]) == {arm.name for arm in n2n.arms(n2n.SCALES["smoke"])}
+    assert {"mnist1d: N2N", "mnist1d: random search", "unlearned", "size limit"} <= set(result["arms"])
     assert len(result["claims"]) == 5
-    assert all(0 <= value <= 1 for value in result["arms"]["N2N"]["student_accuracy"])
+    for arm in ("N2N", "mnist1d: N2N", "size limit"):
+        assert all(0 <= value <= 1 for value in result["arms"][arm]["student_accuracy"])
+    assert "shrinkage_rewards" not in result["arms"]["removal only"]
+    assert "removal_rewards" not in result["arms"]["shrinkage only"]
+
+
+def test_quick_has_the_arms_of_its_claims_alone_and_full_both_data_sets():
+    quick, full = ([arm.name for arm in n2n.arms(n2n.SCALES[name])] for name in ("quick", "full"))
+    assert quick == ["N2N", "random search", "transfer", "patterns"]
+    assert set(quick) < set(full)
+    assert {"removal only", "shrinkage only", "mean credit", "unlearned", "size limit"} < set(full)
+
+
+def test_a_claim_must_hold_on_both_data_sets_and_names_the_further_arms():
+    both = results()
+    worse = {**both.arms["N2N"], "best_reward": [0.85] * 3}
+    limited = {**both.arms["N2N"], "compression": [20.0] * 3}
+    further = {"mnist1d: N2N": worse, "mnist1d: random search": both.arms["random search"], "size limit": limited}
+    judged = judge(n2n.recipe, Results({**both.arms, **further, "unlearned": {"best_reward": [0.77] * 3}}))
+    assert [claim["holds"] for claim in judged] == [True, True, True, False, True]
+    assert "with a size limit 20.00 times smaller" in judged[1]["detail"]
+    assert "unlearned 0.770" in judged[3]["detail"]
 
 
 def test_policies_without_learning_do_not_find_the_pattern():
     assert n2n.learn_pattern("removal", 40, 0, 0.0) < 0.75
-    assert {arm.settings["learning_rate"] for arm in map(n2n.without_learning, n2n.ARMS)} == {0.0}
+    assert {arm.settings["learning_rate"] for arm in map(n2n.without_learning, n2n.CORE)} == {0.0}
 
 
 @pytest.mark.slow

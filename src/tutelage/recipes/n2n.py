@@ -53,6 +53,7 @@ from tutelage.data.subsets import subset
 from tutelage.models import build_model, load_model, parameter_count, save_model
 from tutelage.objectives import CrossEntropy, LogitMSE
 from tutelage.reproduction import Arm, Claim, Context, Judgement, Metrics, Needs, Recipe, Results, Scale
+from tutelage.reproduction.several_data_sets import arms_on, name_on, on_every_data_set
 from tutelage.students import (
     NetworkCompressor,
     RemovalPolicy,
@@ -64,6 +65,7 @@ from tutelage.students import (
     reinforce_loss,
     uniform_width_architecture,
 )
+from tutelage.students.compressor import Stage
 from tutelage.training import Distillation, Trainer, TrainingSettings, Weighted, evaluate_model
 from tutelage.training.distillation import Objectives
 
@@ -73,17 +75,23 @@ TEACHER_TRAINING = {"learning_rate": 3e-3, "batch_size": 128, "epochs": 12}
 LESSON = {"optimizer": "adam", "learning_rate": 5e-3, "weight_decay": 0.0, "batch_size": 128, "epochs": 3}
 FINAL_TRAINING = {"learning_rate": 5e-3, "batch_size": 128, "epochs": 30}
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "batch_size": 128}
+STAGES: tuple[Stage, ...] = ("removal", "shrinkage")
 RESNET_WIDTHS = (64, 128, 256, 512)
+CLASSES = 10  # of both data sets
 SMALL, MIDDLE, LARGE = (16, 16, 32, 32), (16, 16, 32, 32, 64, 64), (16, 16, 32, 32, 32, 32, 64, 64)
+
+
+DIGITS = {"options": {}, "lesson_samples": 512}
+SIGNALS = {"options": {"channel": True, "train": 1000, "validation": 400}, "lesson_samples": 512}
 
 
 def _settings(**changes: Any) -> dict[str, Any]:
     common = {
-        "data": "digits",
+        "data": {"digits": DIGITS},
+        "further_arms": False,
         "teacher": MIDDLE,
         "small_teacher": SMALL,
         "large_teacher": LARGE,
-        "lesson_samples": 512,
         "iterations": 8,
         "learning_rate": 0.01,
         "pattern_iterations": 300,
@@ -99,10 +107,14 @@ SCALES = {
         "smoke",
         seeds=1,
         settings=_settings(
+            data={
+                "digits": {**DIGITS, "lesson_samples": 128},
+                "mnist1d": {"options": {"channel": True, "train": 200, "validation": 100}, "lesson_samples": 128},
+            },
+            further_arms=True,
             teacher=SMALL,
             small_teacher=(16, 16),
             large_teacher=SMALL,
-            lesson_samples=128,
             iterations=1,
             pattern_iterations=3,
             lesson={**LESSON, "epochs": 1},
@@ -111,17 +123,21 @@ SCALES = {
         ),
     ),
     "quick": Scale("quick", seeds=3, settings=_settings()),
-    "full": Scale("full", seeds=3, settings=_settings(iterations=40)),
+    "full": Scale(
+        "full",
+        seeds=3,
+        settings=_settings(data={"digits": DIGITS, "mnist1d": SIGNALS}, further_arms=True, iterations=18),
+    ),
     "paper": Scale(
         "paper",
         seeds=3,
         settings={
-            "data": "tutelage.data.cifar:cifar100",
+            "data": {"tutelage.data.cifar:cifar100": {"options": {}, "lesson_samples": None}},
+            "further_arms": True,
             # ResNet-34, and ResNet-18 for the transfer.
             "teacher": {"name": "resnet", "arguments": {"widths": RESNET_WIDTHS, "depths": (3, 4, 6, 3)}},
             "small_teacher": {"name": "resnet", "arguments": {"widths": RESNET_WIDTHS, "depths": (2, 2, 2, 2)}},
             "large_teacher": {"name": "resnet", "arguments": {"widths": RESNET_WIDTHS, "depths": (3, 4, 6, 3)}},
-            "lesson_samples": None,
             "iterations": 100,
             "learning_rate": 0.003,
             "pattern_iterations": 300,
@@ -141,17 +157,28 @@ SCALES = {
 
 # ---- Arms: what is compared ------------------------------------------------------------------------------------------
 
-ARMS = [
-    Arm("N2N", {"search": "n2n"}, description="both stages, then the final training"),
+CORE = [
+    Arm("N2N", {"search": "n2n", "final": True}, description="both stages, then the final training"),
     Arm("random search", {"search": "random"}, description="the same stages and budget, decisions drawn evenly"),
+]
+ON_DIGITS = [
     Arm("transfer", {"search": "transfer"}, description="first iterations on a larger teacher, with and without"),
     Arm("patterns", {"search": "patterns"}, description="the policies alone, with a hidden pattern for a reward"),
+]
+FURTHER = [
+    Arm("removal only", {"search": "n2n", "stages": (2, 0)}, description="stage 1 with the budget of both"),
+    Arm("shrinkage only", {"search": "n2n", "stages": (0, 2)}, description="stage 2 with the budget of both"),
+    Arm("mean credit", {"search": "n2n", "credit": "mean"}, description="credit as in the official code"),
+    Arm("unlearned", {"search": "n2n", "learning_rate": 0.0}, description="policies stay as they were drawn"),
+    Arm("size limit", {"search": "n2n", "final": True, "limit": 0.1}, description="at most a tenth of the parameters"),
 ]
 
 
 def arms(scale: Scale) -> list[Arm]:
-    """All arms."""
-    return ARMS
+    """Search and chance on every data set; on the first one the policies by themselves, and the further arms."""
+    data_sets = scale.settings["data"]
+    first = [*ON_DIGITS, *(FURTHER if scale.settings["further_arms"] else [])]
+    return arms_on(data_sets, CORE) + arms_on([next(iter(data_sets))], first)
 
 
 def without_learning(arm: Arm) -> Arm:
@@ -163,36 +190,39 @@ def without_learning(arm: Arm) -> Arm:
 
 
 def prepare(context: Context) -> dict[str, float]:
-    """Train every seed's three teachers."""
-    data = load_data(context["data"])
+    """Train every seed's teachers: one a data set, and on the first one those of the transfer."""
     facts: dict[str, float] = {}
-    for seed in range(context.scale.seeds):
-        for role in ("teacher", "small_teacher", "large_teacher"):
-            torch.manual_seed(seed)
-            model = _network(context[role], data)
-            settings = TrainingSettings(seed=seed, **context["teacher_training"])
-            Trainer(Distillation(None, model, CrossEntropy()), data.train, settings=settings).run()
-            save_model(_folder(context, role, seed), model.cpu())
-        facts["parameters"] = float(parameter_count(load_model(_folder(context, "teacher", seed))))
+    for place, name in enumerate(context["data"]):
+        data = _data(context, name)
+        for seed in range(context.scale.seeds):
+            for role in ("teacher", "small_teacher", "large_teacher")[: 1 if place else 3]:
+                torch.manual_seed(seed)
+                model = _network(context[role], data)
+                settings = TrainingSettings(seed=seed, **context["teacher_training"])
+                Trainer(Distillation(None, model, CrossEntropy()), data.train, settings=settings).run()
+                save_model(_folder(context, name, role, seed), model.cpu())
+        teacher = load_model(_folder(context, name, "teacher", 0))
+        facts[name_on(context["data"], name, "parameters")] = float(parameter_count(teacher))
     return facts
 
 
-def vgg(channels: Sequence[int], *, hidden: int = 64, num_classes: int = 10) -> nn.Sequential:
-    """3 × 3 convolutions with batch norm and ReLU, a max pool after every second where it fits, two linear layers.
+def vgg(channels: Sequence[int], input_shape: tuple[int, ...] = (1, 8, 8), *, hidden: int = 64) -> nn.Sequential:
+    """Convolutions of 3 with batch norm and ReLU, a max pool after every second where it fits, two linear layers.
 
-    >>> parameter_count(vgg((16, 16)))
-    19610
+    >>> parameter_count(vgg((16, 16))), parameter_count(vgg((16, 16), (1, 40)))
+    (19610, 22074)
     """
     layers: list[dict[str, Any]] = []
-    side = 8
+    side, dimensions = input_shape[-1], f"{len(input_shape) - 1}d"
     for number, width in enumerate(channels, start=1):
-        layers.append({"kind": "Conv2d", "kernel": 3, "stride": 1, "width": width, "padding": 1, "bias": False})
-        layers += [{"kind": "BatchNorm2d", "width": width}, {"kind": "ReLU"}]
+        convolution = {"kernel": 3, "stride": 1, "width": width, "padding": 1, "bias": False}
+        layers.append({"kind": f"Conv{dimensions}", **convolution})
+        layers += [{"kind": f"BatchNorm{dimensions}", "width": width}, {"kind": "ReLU"}]
         if number % 2 == 0 and side > 1:
-            layers.append({"kind": "MaxPool2d", "kernel": 2, "stride": 2})
+            layers.append({"kind": f"MaxPool{dimensions}", "kernel": 2, "stride": 2})
             side //= 2
-    layers += [{"kind": "Linear", "width": hidden}, {"kind": "ReLU"}, {"kind": "Linear", "width": num_classes}]
-    return layered_student(layers, (1, 8, 8))
+    layers += [{"kind": "Linear", "width": hidden}, {"kind": "ReLU"}, {"kind": "Linear", "width": CLASSES}]
+    return layered_student(layers, input_shape)
 
 
 def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
@@ -207,15 +237,17 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
                 "shrinkage": learn_pattern("shrinkage", iterations, seed, rate),
             }
         case "transfer":
-            return _transfer(context, seed, rate)
-    data = load_data(context["data"])
-    search = _search(context, data, "teacher", seed, rate, random=arm.settings["search"] == "random")
+            return _transfer(context, arm, seed, rate)
+    data = _data(context, arm.settings["data"])
+    search = _search(context, arm, data, "teacher", seed, rate)
     best = search.best()
-    curves = {f"{stage}_rewards": search.rewards(stage).mean(dim=1).tolist() for stage in ("removal", "shrinkage")}
-    found: Metrics = {**curves, "best_reward": best.reward, "size": float(best.size)}
-    if arm.settings["search"] == "random":
+    found: Metrics = {"best_reward": best.reward, "size": float(best.size)}
+    for stage in STAGES:
+        if len(rewards := search.rewards(stage)):
+            found[f"{stage}_rewards"] = rewards.mean(dim=1).tolist()
+    if not arm.settings.get("final"):
         return found
-    teacher = load_model(_folder(context, "teacher", seed))
+    teacher = load_model(_folder(context, arm.settings["data"], "teacher", seed))
     uniform = uniform_width_architecture(search.teacher_layers, search.input_shape, best.size)
     distilled = [Weighted(CrossEntropy(), 1.0), Weighted(LogitMSE(), 0.1)]
     students: dict[str, tuple[nn.Module, Objectives]] = {
@@ -232,43 +264,47 @@ def run_arm(context: Context, arm: Arm, seed: int) -> Metrics:
     return {**found, "compression": search.teacher_size / best.size}
 
 
-def _transfer(context: Context, seed: int, rate: float) -> Metrics:
+def _transfer(context: Context, arm: Arm, seed: int, rate: float) -> Metrics:
     """Mean rewards of the first five iterations of stage 1 on the large teacher."""
-    data = load_data(context["data"])
-    taught = _search(context, data, "small_teacher", seed, rate, shrink=False).removal_policy
+    data = _data(context, arm.settings["data"])
+    number = context["iterations"]
+    taught = _search(context, arm, data, "small_teacher", seed, rate, iterations=(number, 0)).removal_policy
     rewards = {}
     for name, policy in (("from_scratch", None), ("transferred", taught)):
-        search = _search(context, data, "large_teacher", seed, rate, shrink=False, policy=policy, iterations=5)
+        search = _search(context, arm, data, "large_teacher", seed, rate, policy=policy, iterations=(5, 0))
         rewards[name] = search.rewards("removal").mean().item()
     return {**rewards}
 
 
 def _search(
     context: Context,
+    arm: Arm,
     data: Data,
     role: str,
     seed: int,
     rate: float,
     *,
-    random: bool = False,
-    shrink: bool = True,
     policy: RemovalPolicy | None = None,
-    iterations: int | None = None,
+    iterations: tuple[int, int] | None = None,
 ) -> NetworkCompressor:
     """A finished search in a teacher."""
-    teacher = load_model(_folder(context, role, seed))
-    count = context["lesson_samples"]
+    name = arm.settings["data"]
+    teacher = load_model(_folder(context, name, role, seed))
+    count = context["data"][name]["lesson_samples"]
     samples = data.train if count is None else subset(data.train, torch.arange(count))
     settings = TrainingSettings(seed=seed, **context["lesson"])
     lesson = ShortDistillation(teacher, samples, data.validation, settings=settings)
-    number = iterations or context["iterations"]
+    removals, shrinkages = (context["iterations"] * share for share in arm.settings.get("stages", (1, 1)))
+    limit = arm.settings.get("limit")
     options: dict[str, Any] = {
         "input_shape": _input_shape(data),
-        "iterations": (number, number if shrink else 0),
+        "iterations": iterations or (removals, shrinkages),
         "learning_rate": rate,
+        "credit": arm.settings.get("credit", "rollout"),
+        "size_limit": None if limit is None else int(limit * parameter_count(teacher)),
         "seed": seed,
     }
-    if random:
+    if arm.settings["search"] == "random":
         return random_architecture_search(teacher, lesson.train, lesson.accuracy, **options)
     search = NetworkCompressor(teacher, lesson.train, lesson.accuracy, removal_policy=policy, **options)
     search.remove_layers()
@@ -320,36 +356,47 @@ def policies_learn(results: Results) -> Judgement:
     return Judgement(min(values.values()), min(values.values()) >= 0.9, detail=detail)
 
 
-def small_and_accurate(results: Results) -> Judgement:
+def small_and_accurate(results: Results, prefix: str = "") -> Judgement:
     """Claim 1."""
-    compression = results.mean("N2N", "compression")
-    names = ("teacher", "student", "labels_alone", "uniform_width")
-    accuracies = {name: results.mean("N2N", f"{name}_accuracy") for name in names}
-    loss = accuracies["teacher"] - accuracies["student"]
-    detail = f"loss of accuracy {loss:.4f}; " + ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
+    compression, loss, detail = _final(results, f"{prefix}N2N")
+    if f"{prefix}size limit" in results.arms:
+        limited, _, further = _final(results, f"{prefix}size limit")
+        detail += f"; with a size limit {limited:.2f} times smaller, {further}"
     return Judgement(compression, compression >= 10 and loss <= 0.02, detail=detail)
 
 
-def rewards_rise(results: Results) -> Judgement:
+def rewards_rise(results: Results, prefix: str = "") -> Judgement:
     """Claim 2."""
     rises = []
-    for stage in ("removal", "shrinkage"):
-        curve = results.values("N2N", f"{stage}_rewards")
+    for stage in STAGES:
+        curve = results.values(f"{prefix}N2N", f"{stage}_rewards")
         quarter = max(1, curve.shape[1] // 4)
         rises += (curve[:, -quarter:].mean(axis=1) - curve[:, :quarter].mean(axis=1)).tolist()
     detail = "removal, then shrinkage, by seed: " + ", ".join(f"{rise:+.3f}" for rise in rises)
     return Judgement(min(rises), min(rises) > 0, detail=detail)
 
 
-def beats_random_search(results: Results) -> Judgement:
+def beats_random_search(results: Results, prefix: str = "") -> Judgement:
     """Claim 3."""
-    difference = results.difference("N2N", "random search", "best_reward")
+    ours, chance = f"{prefix}N2N", f"{prefix}random search"
+    difference = results.difference(ours, chance, "best_reward")
     curves = [
-        (results.values("N2N", metric) - results.values("random search", metric)).mean()
+        (results.values(ours, metric) - results.values(chance, metric)).mean()
         for metric in ("removal_rewards", "shrinkage_rewards")
     ]
     detail = f"mean reward of all students ahead by {curves[0]:+.3f} (removal) and {curves[1]:+.3f} (shrinkage)"
+    names = [name for name in (ours, chance, *(prefix + arm.name for arm in FURTHER[:-1])) if name in results.arms]
+    detail += "; best rewards: " + ", ".join(f"{name} {results.mean(name, 'best_reward'):.3f}" for name in names)
     return Judgement(difference, difference >= -0.01, detail=detail)
+
+
+def _final(results: Results, arm: str) -> tuple[float, float, str]:
+    """Compression, loss of accuracy, and the accuracies after final training."""
+    names = ("teacher", "student", "labels_alone", "uniform_width")
+    accuracies = {name: results.mean(arm, f"{name}_accuracy") for name in names}
+    loss = accuracies["teacher"] - accuracies["student"]
+    detail = f"loss of accuracy {loss:.4f}; " + ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
+    return results.mean(arm, "compression"), loss, detail
 
 
 def policies_transfer(results: Results) -> Judgement:
@@ -370,21 +417,22 @@ CLAIMS = (
     Claim(
         "small-and-accurate",
         "the best student is a tenth of the teacher or less, and about as accurate",
-        "compression at least 10, and test accuracy at least the teacher's minus 0.02 after final training, seed mean",
-        small_and_accurate,
+        "compression at least 10, and test accuracy at least the teacher's minus 0.02 after final training, seed mean, "
+        "on every data set",
+        on_every_data_set(small_and_accurate, "N2N"),
         published="more than 10 times smaller (such as ResNet-34) at similar accuracy",
     ),
     Claim(
         "rewards-rise",
         "the policies learn while they search",
-        "mean reward of the last quarter of iterations above that of the first, in every seed and stage",
-        rewards_rise,
+        "mean reward of the last quarter of iterations above that of the first, in every seed, stage and data set",
+        on_every_data_set(rewards_rise, "N2N"),
     ),
     Claim(
         "beats-random-search",
         "learning finds at least as good a student as drawing at random",
-        "best reward at least that of random search minus 0.01, seed mean",
-        beats_random_search,
+        "best reward at least that of random search minus 0.01, seed mean, on every data set",
+        on_every_data_set(beats_random_search, "N2N"),
     ),
     Claim(
         "policies-transfer",
@@ -395,10 +443,14 @@ CLAIMS = (
 )
 
 
+def _data(context: Context, name: str) -> Data:
+    return load_data(name, **context["data"][name]["options"])
+
+
 def _network(specification: Any, data: Data) -> nn.Module:
     """A VGG-like network by its channels, or one by its specification."""
     if isinstance(specification, tuple):
-        return vgg(specification)
+        return vgg(specification, _input_shape(data))
     return build_model(specification, num_classes=data.num_classes, input_shape=_input_shape(data))
 
 
@@ -408,8 +460,8 @@ def _input_shape(data: Data) -> tuple[int, ...]:
     return tuple(inputs.shape[1:])
 
 
-def _folder(context: Context, role: str, seed: int) -> Path:
-    return context.folder / f"{role}-{seed}"
+def _folder(context: Context, data: str, role: str, seed: int) -> Path:
+    return context.folder / f"{data.rpartition(':')[2]}-{role}-{seed}"
 
 
 recipe = Recipe(
