@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from example import network, samples, trainer
 from torch import Tensor, nn
 
 from tutelage.batch import Batch
-from tutelage.data import ArraySamples
 from tutelage.objectives import CrossEntropy, Objective
 from tutelage.training import BaseMethod, Distillation, NonFiniteLoss, Trainer, TrainingSettings
 
@@ -218,29 +216,6 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     trainer(str(tmp_path)).run()
     with pytest.raises(ValueError, match="batch_size is 16 and not 8"):
         trainer(str(tmp_path), batch_size=8).run(resume=True)
-
-
-def test_nothing_grows_with_the_number_of_steps() -> None:
-    counts = []
-
-    class Count:
-        def __call__(self) -> dict[str, float]:
-            gc.collect()
-            counts.append((len(gc.get_objects()), sum(torch.is_tensor(value) for value in gc.get_objects())))
-            return {}
-
-    data = ArraySamples(torch.randn(8, 4), torch.zeros(8, dtype=torch.int64))
-    settings = TrainingSettings(max_steps=1000, batch_size=8, log_every=1000, evaluate_every=250)
-    job = Trainer(
-        Distillation(network(4, seed=0), network(4, seed=1), CrossEntropy()),
-        data,
-        settings=settings,
-        evaluate=Count(),
-    )
-    job.run()
-    assert len(counts) == 4
-    assert counts[-1][1] == counts[1][1], "tensors pile up"
-    assert abs(counts[-1][0] - counts[1][0]) < 50, "objects pile up"
 
 
 def test_bad_input_is_one_clear_line() -> None:

@@ -33,8 +33,9 @@ def main() -> None:
     """Run the command line; an error that a person can mend is one line (TUTELAGE_DEBUG=1 shows its traceback)."""
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("TUTELAGE_DEBUG"):
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        mendable = not isinstance(error, RuntimeError) or type(error).__name__ == "OutOfMemoryError"
+        if os.environ.get("TUTELAGE_DEBUG") or not mendable:
             raise
         print(f"tutelage: {error}", file=sys.stderr)
         sys.exit(2)
