@@ -108,7 +108,7 @@ SCALES = {
         seeds=1,
         settings=_settings(
             data={
-                "digits": {**DIGITS, "lesson_samples": 128},
+                "digits": {"options": {"fractions": (200, 100, 1497)}, "lesson_samples": 128},
                 "mnist1d": {"options": {"channel": True, "train": 200, "validation": 100}, "lesson_samples": 128},
             },
             further_arms=True,
