@@ -79,7 +79,7 @@ def make_rounds(
         raise ValueError(f"Expected argument `keep` to be above 1, but got {keep}.")
     sizes = [methods]
     while sizes[-1] > finalists:
-        sizes.append(max(finalists, math.ceil(sizes[-1] / keep)))
+        sizes.append(max(finalists, min(math.ceil(sizes[-1] / keep), sizes[-1] - 1)))
     before = sizes[:-1] or sizes
     rounds = [
         Round(size, settings if number == 0 else 1, 1 if number == 0 else SEEDS_BETWEEN, 0)

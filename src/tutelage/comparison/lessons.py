@@ -47,6 +47,15 @@ class Setting:
     rate: float = 1.0
     method: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as `plan.json` holds it."""
+        return {"label": self.label, "terms": list(self.terms), "rate": self.rate, "method": dict(self.method)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Setting:
+        """The setting that plain data stand for."""
+        return cls(plain["label"], tuple(plain["terms"]), plain["rate"], plain["method"])
+
 
 @dataclass(frozen=True)
 class Lesson:

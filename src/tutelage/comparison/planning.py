@@ -17,7 +17,7 @@ from tutelage.comparison.halving import Plan, fit_plan
 from tutelage.comparison.lessons import BASELINES, Lesson, catalogue, method_name, own_lesson, plain_lesson
 from tutelage.comparison.ranking import MAIN
 from tutelage.comparison.settings import ComparisonConfig
-from tutelage.comparison.trial import TEST_CACHE, TRAIN_CACHE, setting_dict, teach
+from tutelage.comparison.trial import TEST_CACHE, TRAIN_CACHE, teach
 from tutelage.config import DistillConfig
 from tutelage.data import load_data
 from tutelage.data.samples import Data, Samples
@@ -187,7 +187,7 @@ def make_plan(
         "baselines": baselines,
         "methods": {
             name: {
-                "settings": [setting_dict(setting) for setting in found.lesson.settings],
+                "settings": [setting.to_dict() for setting in found.lesson.settings],
                 "step_seconds": found.measured.step,
             }
             for name, found in applicable.items()

@@ -22,7 +22,7 @@ from tutelage.comparison.lessons import BASELINES, Setting
 from tutelage.comparison.planning import Announce, checked_data, lesson_config, make_plan, prepare_teacher
 from tutelage.comparison.ranking import MAIN, Finalist, closing_sentence, mean_score, rank
 from tutelage.comparison.settings import ComparisonConfig
-from tutelage.comparison.trial import Failure, setting_dict
+from tutelage.comparison.trial import Failure
 from tutelage.comparison.winner import winner_config
 from tutelage.config import parse_config, read_config
 from tutelage.data.samples import Data
@@ -106,8 +106,7 @@ class _Tournament:
         self.runner, self.announce = runner, announce
         self.rounds = [Round(**one) for one in plan["rounds"]]
         self.settings = {
-            name: [Setting(**{**one, "terms": tuple(one["terms"])}) for one in method["settings"]]
-            for name, method in plan["methods"].items()
+            name: [Setting.from_dict(one) for one in method["settings"]] for name, method in plan["methods"].items()
         }
         self.context = Context(Scale("comparison", config.seeds, {"config": config.to_yaml()}), folder / "shared")
 
@@ -210,7 +209,7 @@ class _Tournament:
         for name, setting, seed in wanted:
             if places[name, setting, seed].exists():
                 continue
-            one = {"setting": setting_dict(self.settings[name][setting]), "steps": self.rounds[number].steps}
+            one = {"setting": self.settings[name][setting].to_dict(), "steps": self.rounds[number].steps}
             arm = Arm(f"{name} #{setting}", {**one, "test": test})
             missing[arm.name, seed] = (name, setting, seed)
             trials.append(Trial(arm, seed))

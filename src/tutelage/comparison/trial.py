@@ -198,7 +198,7 @@ def run_candidate(context: Context, arm: Arm, seed: int) -> Metrics:
     """One trial, in a worker: metrics, or a `Failure` that says why there are none."""
     try:
         config, data = problem_of(context["config"])
-        setting = Setting(**arm.settings["setting"])
+        setting = Setting.from_dict(arm.settings["setting"])
         taught = teach(config, data, context.folder, setting, seed=seed, steps=arm.settings["steps"])
         metrics: Metrics = {**taught.validation, "step_seconds": taught.step, "memory_mb": taught.memory}
         if arm.settings["test"]:
@@ -238,8 +238,3 @@ def _forget_peak() -> None:
         return
     with contextlib.suppress(OSError):  # no Linux: the peak is that of the process so far
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def setting_dict(setting: Setting) -> dict[str, Any]:
-    """A setting as plain data, which `Setting(**…)` takes."""
-    return {"label": setting.label, "terms": list(setting.terms), "rate": setting.rate, "method": dict(setting.method)}
