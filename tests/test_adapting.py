@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tutelage.adapting import adapt_stream, write_adaptation
 from tutelage.cli import app
 from tutelage.data import load_data, read_stream
-from tutelage.models import resnet, save_model
+from tutelage.models import mlp, resnet, save_model
 from tutelage.objectives import CrossEntropy
 from tutelage.training import Distillation, Trainer, TrainingSettings
 
@@ -68,6 +68,12 @@ def test_other_ways_need_no_source(digits_model: Path, shifted: Path, way: str) 
         assert torch.equal(found.probabilities, found.source_probabilities)
     else:
         assert found.summary()["error"] < found.summary()["source error"]
+
+
+def test_two_models_together_are_no_surer_than_each(digits_model: Path, shifted: Path) -> None:
+    ours = adapt_stream(digits_model, shifted, source="digits", warm_up=0, batch_size=64)
+    alone = adapt_stream(digits_model, shifted, way="batch_statistics", batch_size=64)
+    torch.testing.assert_close(ours.probabilities[:64], alone.probabilities[:64])  # at first they are one
 
 
 def test_same_seed_same_answers(digits_model: Path, shifted: Path) -> None:
@@ -127,6 +133,9 @@ def test_bad_settings(digits_model: Path, shifted: Path, tmp_path: Path) -> None
         adapt_stream(digits_model, shifted, way="tent", batch_size=1)
     with pytest.raises(ValueError, match="warm_up"):
         adapt_stream(digits_model, shifted, source="digits", warm_up=-1)
+    save_model(tmp_path / "plain.safetensors", mlp((1, 8, 8), 10))
+    with pytest.raises(ValueError, match="have batch normalisation"):
+        adapt_stream(tmp_path / "plain.safetensors", shifted, way="batch_statistics")
     with pytest.raises(ValueError, match="there is none"):
         read_stream(tmp_path)
 

@@ -28,7 +28,7 @@ from tutelage.training import (
     SourceModel,
     TestTimeAdaptation,
 )
-from tutelage.training.adaptation import logits_of_model
+from tutelage.training.adaptation import BATCH_NORMS, logits_of_model
 
 Way = Literal["rmt", "tent", "batch_statistics", "none"]
 WAYS = ("rmt", "tent", "batch_statistics", "none")
@@ -139,7 +139,8 @@ def adapt_stream(
         x = incoming.inputs[first:last]
         with torch.no_grad():
             old = logits_of_model(deployed, x).softmax(dim=1)
-        new = method.adapt(x).softmax(dim=1)
+        logits = method.adapt(x) / (2 if way == "rmt" else 1)  # RMT sums two models: their mean is as sure as they are
+        new = logits.softmax(dim=1)
         answers.append(new)
         before.append(old)
         target = None if incoming.target is None else incoming.target[first:last]
@@ -209,6 +210,8 @@ def _method(
     if way == "none":
         return SourceModel(model)
     if way == "batch_statistics":
+        if not any(isinstance(module, BATCH_NORMS) for module in model.modules()):
+            raise ValueError("Expected argument `model` to have batch normalisation, but it has none.")
         return BatchStatistics(model)
     if way == "tent":
         return EntropyMinimization(model, optimizer=optimizer)

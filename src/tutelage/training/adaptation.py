@@ -15,7 +15,7 @@ from tutelage.objectives.divergences import predictive_entropy
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @runtime_checkable
@@ -48,7 +48,7 @@ def configure_batch_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.train()
-        elif isinstance(module, _BATCH_NORMS):
+        elif isinstance(module, BATCH_NORMS):
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
 
@@ -121,7 +121,7 @@ class EntropyMinimization:
     def __init__(self, model: nn.Module, *, optimizer: OptimizerFactory | None = None) -> None:
         configure_batch_statistics(model)
         model.requires_grad_(False)
-        norms = [module for module in model.modules() if isinstance(module, _BATCH_NORMS) and module.affine]
+        norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS) and module.affine]
         if not norms:
             raise ValueError("Expected argument `model` to have batch normalisation with a scale, but it has none.")
         learning: list[nn.Parameter] = [parameter for norm in norms for parameter in norm.parameters()]
