@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationErr
 from torch import nn
 
 from tutelage._checks import nearest
+from tutelage.files import read_yaml
 from tutelage.models.specification import ModelSpecification
 from tutelage.monitor_settings import MonitorSettings
 from tutelage.objectives import Constant, CosineRamp, LinearRamp, Objective, Schedule, registered_objectives
@@ -277,6 +278,8 @@ class DistillConfig(StrictModel):
         """The resolved config, as `config.yaml` holds it."""
         plain = self.model_dump(mode="json", exclude_none=True)
         plain.pop("objectives", None)
+        if self.teacher is None:
+            plain["teacher"] = None  # said, since a config that says nothing has the demo's teacher
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
@@ -303,15 +306,16 @@ def parse_config(value: Mapping[str, Any], kind: type[_Model]) -> _Model:
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
-    """Read a YAML config as a plain mapping; nothing but plain data is made from it."""
+    """Read a YAML config as a plain mapping; nothing but plain data is made from it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no YAML, or holds something else than keys with plain data.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a config file at {path}, but there is none.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise ValueError(f"Expected {path} to be a YAML file of plain data, but: {problem}.") from error
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -397,7 +401,7 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     location = [part for part in first["loc"] if not _is_branch(part)]
-    key = ".".join(str(part) for part in location) or "(top)"
+    key = " ".join(".".join(str(part) for part in location).split()) or "(top)"
     if first["type"] == "extra_forbidden":
         return f"Config key `{key}` is not known{nearest(location[-1], _fields_at(kind, location[:-1]))}."
     if first["type"] == "missing":
@@ -405,7 +409,12 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"Config key `{key}`: {message}." if location else f"Config: {message}."
-    return f"Config key `{key}`: {message[0].lower()}{message[1:]}, but got {first['input']!r}."
+    return f"Config key `{key}`: {message[0].lower()}{message[1:]}, but got {_shown(first['input'])}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]} …"
 
 
 def _is_branch(part: str | int) -> bool:

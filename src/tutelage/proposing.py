@@ -45,13 +45,13 @@ class RememberedScores:
     def __init__(self, path: Path, score: Callable[[Any], float], *, name: Callable[[Any], str] = str) -> None:
         self._path, self._score, self._name = path, score, name
         self._known: dict[str, float] = {}
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         for line in text.splitlines():
             try:
                 known, value = json.loads(line)
-            except ValueError:  # a line that was cut off by a kill
+                self._known[str(known)] = float(value)
+            except (ValueError, TypeError, RecursionError):  # a line that was cut off by a kill
                 continue
-            self._known[known] = value
         self._start = "\n" if text and not text.endswith("\n") else ""
 
     def __call__(self, arch: Any) -> float:

@@ -21,6 +21,7 @@ from tutelage.data import load_data
 from tutelage.data.samples import Data
 from tutelage.files import read_json, remove_half_written, write_json, write_text
 from tutelage.reporting import ArmResult, Report, compare_arms, print_report, summary_sentence, write_report
+from tutelage.reporting.report import card_from_dict
 from tutelage.reproduction.environment import environment
 from tutelage.teachers.folder_lock import folder_lock
 from tutelage.teaching import (
@@ -34,6 +35,7 @@ from tutelage.teaching import (
     train_teacher,
     trial_folder,
 )
+from tutelage.training.monitors import Record
 from tutelage.workers import core_count, on_main_process, run_in_workers
 
 
@@ -142,16 +144,33 @@ def _carry_out(config: DistillConfig, folder: Path, *, announce: Announce) -> Re
     return report
 
 
+def read_card(path: Path) -> tuple[ReportCard, list[Record]]:
+    """The report card of a student that was taught, and its history of at least one record.
+
+    Raises:
+        ValueError: The file is damaged; without it the card is made again, from the student's last checkpoint.
+    """
+    found = read_json(path)
+    try:
+        card, history = card_from_dict(found["card"]), list(found["history"])
+        if not history or not all(isinstance(record, dict) for record in history):
+            raise TypeError("`history` holds something else than records")
+    except (TypeError, KeyError, AttributeError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"Expected {path} to hold a report card, but {problem}; remove it and resume.") from error
+    return card, history
+
+
 def _report(config: DistillConfig, data: Data, folder: Path, trials: Sequence[tuple[str, int]]) -> Report:
     arms = []
     for arm, terms in config.arms.items():
-        stored = [read_json(trial_folder(folder, arm, seed) / "card.json") for seed in config.seeds]
+        stored = [read_card(trial_folder(folder, arm, seed) / "card.json") for seed in config.seeds]
         arms.append(
             ArmResult(
                 arm,
                 " + ".join(_described(term) for term in terms),
-                [ReportCard(**entry["card"]) for entry in stored],
-                [entry["history"] for entry in stored],
+                [card for card, _ in stored],
+                [history for _, history in stored],
             )
         )
     live = None
@@ -173,7 +192,7 @@ def _keep_best(config: DistillConfig, folder: Path, trials: Sequence[tuple[str, 
     """Put the best arm's best student at the top of the folder; both are chosen on validation."""
     scores: dict[tuple[str, int], float] = {}
     for trial in trials:
-        last = read_json(trial_folder(folder, *trial) / "card.json")["history"][-1]
+        last = read_card(trial_folder(folder, *trial) / "card.json")[1][-1]
         accuracy = last.get("validation_accuracy")
         scores[trial] = accuracy if accuracy is not None else -(last.get("validation_loss") or float("inf"))
     arm = max(config.arms, key=lambda name: statistics.fmean(scores[name, seed] for seed in config.seeds))

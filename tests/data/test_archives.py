@@ -64,8 +64,11 @@ def test_a_bomb_is_refused_from_its_headers(tmp_path: Path) -> None:
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)})
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue())
-    with pytest.raises(ValueError, match="max_bytes"):
+    with pytest.raises(ValueError, match="'x' has 0 bytes where its header says 8796093022208"):
         load_data(tmp_path / "bomb.npz")
+    np.savez(tmp_path / "large.npz", x=np.zeros((200, 4)), y=np.arange(200) % 2)
+    with pytest.raises(ValueError, match="max_bytes=1000"):
+        load_data(tmp_path / "large.npz", max_bytes=1000)
     with zipfile.ZipFile(tmp_path / "zeros.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", b"\x93NUMPY" + bytes(1 << 20))
     with pytest.raises(ValueError, match="NumPy archive"):

@@ -30,7 +30,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.get_dataset_config_names = lambda name: ["sums"]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", datasets)
     characters = CharacterTokenizer("0123456789+ :\nProblemAnsw")
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name: characters)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name, **options: characters)
 
 
 def texts(samples, tokenizer) -> list[str]:

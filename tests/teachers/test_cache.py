@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tutelage.batch import Batch
+from tutelage.files import read_sealed_json, write_sealed_json
 from tutelage.outputs import Outputs
 from tutelage.teachers import CachedTeacher, FrozenTeacher, Teacher, TeacherCache, build_cache
 from tutelage.teachers.cache_manifest import shard_path
@@ -293,6 +294,10 @@ class TestRefusals:
             with pytest.raises(ValueError, match=r"manifest\.json"):
                 TeacherCache(folder)
         manifest.write_text(text.replace('"shard_size": 16', '"shard_size": 8'))
+        with pytest.raises(ValueError, match=r"manifest\.json to match its checksum"):
+            TeacherCache(folder)
+        manifest.write_text(text)
+        write_sealed_json(manifest, {**read_sealed_json(manifest), "shard_size": 8})
         with pytest.raises(ValueError, match="to list shard 3"):
             TeacherCache(folder)
 

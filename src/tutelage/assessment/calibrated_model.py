@@ -22,7 +22,7 @@ from tutelage.data.image_transforms import (
     describe_image_transform,
 )
 from tutelage.data.samples import Samples
-from tutelage.files import read_json, read_tensors, sha256_of, write_json, write_tensors
+from tutelage.files import errors_name, read_json, read_tensors, sha256_of, write_json, write_tensors
 from tutelage.models import ModelSpecification, build_model, call_model, load_model
 from tutelage.models.saving import describe_model
 from tutelage.models.specification import Specification, remember
@@ -264,14 +264,16 @@ def load_calibrated(path: Path | str) -> nn.Module:
             f"Expected the calibrator {description} to be fitted to the model beside it, but that has changed; fit it "
             "again with `tutelage calibrate`, or remove it."
         )
-    calibrator = _build_calibrator(saved.calibrator)
+    with errors_name(description):
+        calibrator = _build_calibrator(saved.calibrator)
+        copies = [build_image_transform(transform) for transform in saved.transforms]
     state = read_tensors(tensors)
     try:
         calibrator.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"Expected {tensors} to hold the calibrator's tensors, but got {sorted(state)}.") from error
-    copies = [build_image_transform(transform) for transform in saved.transforms]
-    return CalibratedModel(model, calibrator, copies, top_k=saved.top_k).eval()
+    with errors_name(description):
+        return CalibratedModel(model, calibrator, copies, top_k=saved.top_k).eval()
 
 
 class _SavedCalibrator(BaseModel):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tutelage.data.arrays import ArraySamples
+from tutelage.data.loading import read_table
 from tutelage.data.ranking_lists import make_ranking_lists
 from tutelage.data.traders import synthetic_traders
+from tutelage.files import errors_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ def load_account_lists(name: str, seed: int, **options: Any) -> dict[str, Accoun
         )
         parts = {part: AccountLists(*found) for part, found in zip(("train", "validation", "test"), cut, strict=True)}
     else:
-        parts = _lists_of_rows(*_table(name, seed, **options), seed=seed, **options)
+        with errors_name(name):
+            parts = _lists_of_rows(*_table(name, seed, **options), seed=seed, **options)
     mean = parts["train"].features.mean(dim=(0, 1))
     deviation = parts["train"].features.std(dim=(0, 1)).clamp(min=1e-6)
     return {part: replace(lists, features=(lists.features - mean) / deviation) for part, lists in parts.items()}
@@ -83,9 +87,7 @@ def _table(name: str, seed: int, **options: Any) -> tuple[Tensor, Tensor]:
 
         table = load_diabetes()
         return torch.tensor(table.data, dtype=torch.float32), torch.tensor(table.target, dtype=torch.float64)
-    import pandas
-
-    frame = pandas.read_csv(name)
+    frame = read_table(Path(name))
     features = frame.drop(columns=["Amount", "Class"]).to_numpy("float32")
     return torch.tensor(features), torch.tensor(frame["Amount"].to_numpy("float64"))
 

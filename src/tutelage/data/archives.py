@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import lzma
+import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
+from io import IOBase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +21,10 @@ from tutelage.data.samples import Data, Task
 
 INPUT_KEYS = ("inputs", "x", "X")
 TARGET_KEYS = ("target", "y", "Y")
+_DAMAGE = (
+    *(ValueError, TypeError, EOFError, OSError, LookupError, OverflowError, RuntimeError, MemoryError),
+    *(SyntaxError, tokenize.TokenError),  # a header is written in Python
+)
 _PREFIXES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 
 
@@ -94,36 +103,66 @@ def read_npz(path: Path | str, *, max_bytes: int = 4 << 30) -> dict[str, NDArray
     total = 0
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if not member.filename.endswith(".npy"):
-                    continue
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            for member in members:
                 with archive.open(member) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    if version == (1, 0):
-                        shape, _, kind = np.lib.format.read_array_header_1_0(stream)
-                    else:
-                        shape, _, kind = np.lib.format.read_array_header_2_0(stream)
-                if kind.hasobject:
-                    raise ValueError(
-                        f"the array {member.filename[:-4]!r} holds Python objects, which are never unpickled"
-                    )
-                if any(length < 0 for length in shape):
-                    raise ValueError(f"the array {member.filename[:-4]!r} has a negative length")
-                size = kind.itemsize
-                for length in shape:
-                    size *= length
-                total += max(size, member.file_size)
+                    try:
+                        check_header(stream, member.file_size)
+                    except ValueError as error:
+                        raise ValueError(f"the array {member.filename[:-4]!r} {error}") from error
+                total += member.file_size
                 if total > max_bytes:
                     raise ValueError(f"its arrays take more than max_bytes={max_bytes} bytes")
-            for member in archive.infolist():
-                if member.filename.endswith(".npy"):
-                    with archive.open(member) as stream:
-                        arrays[member.filename[:-4]] = np.lib.format.read_array(stream, allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"Expected {path} to be a NumPy archive, but {error}.") from error
+            for member in members:
+                with archive.open(member) as stream:
+                    arrays[member.filename[:-4]] = np.lib.format.read_array(stream, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, *_DAMAGE) as error:
+        raise ValueError(f"Expected {path} to be a NumPy archive, but {_in_one_line(error)}.") from error
     return arrays
+
+
+def read_npy(path: Path | str) -> NDArray[Any]:
+    """The array of an `.npy` file; its size is checked in the header before memory is taken.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, holds Python objects, or another length than its header says.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            check_header(stream, path.stat().st_size)
+            stream.seek(0)
+            array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except _DAMAGE as error:
+        raise ValueError(f"Expected {path} to be a NumPy array, but it {_in_one_line(error)}.") from error
+    return array
+
+
+def check_header(stream: IOBase | IO[bytes], length: int) -> None:
+    """Raise `ValueError` unless the array that begins here is one of plain values and ends with the stream.
+
+    Args:
+        stream: Stands before the array's header, and after it at the end.
+        length: Bytes of the header and the array together.
+    """
+    version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read_header(stream)  # type: ignore[no-untyped-call]
+    if kind.hasobject:
+        raise ValueError("holds Python objects, which are never unpickled")
+    if any(size < 0 for size in shape):
+        raise ValueError("has a negative length")
+    if (found := length - stream.tell()) != (declared := kind.itemsize * math.prod(shape)):
+        raise ValueError(f"has {found} bytes where its header says {declared}")
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _first(arrays: dict[str, NDArray[Any]], key: str, names: Sequence[str]) -> NDArray[Any] | None:

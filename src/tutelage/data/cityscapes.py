@@ -6,12 +6,11 @@ import hashlib
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage.batch import Batch
-from tutelage.data.images import read_image
+from tutelage.data.images import read_image, read_numbers
 from tutelage.data.samples import Data
 
 CLASSES = {
@@ -68,12 +67,11 @@ class CityscapesSamples:
         return hashlib.sha256(f"{listed}|{self.crop}".encode()).hexdigest()
 
     def _read(self, file: Path) -> tuple[Tensor, Tensor]:
-        from PIL import Image
-
         image = read_image(file, size=None, mode="RGB")
         image = (image - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_DEVIATION)[:, None, None]
-        with Image.open(label_file(file)) as opened:
-            numbers = torch.from_numpy(np.array(opened)).long()
+        numbers = read_numbers(label_file(file))
+        if numbers.shape != image.shape[1:]:
+            raise ValueError(f"Expected {label_file(file)} to be as large as {file}, but it is not.")
         table = torch.full((256,), -100)
         table[torch.tensor(list(CLASSES))] = torch.arange(len(CLASSES))
         label = table[numbers]

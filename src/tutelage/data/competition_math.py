@@ -42,7 +42,7 @@ def competition_math(
     sizes = {"validation": validation, "test": test, "train": train}
     for part, size in sizes.items():
         check_at_least(size, part, 1)
-    words: Any = AutoTokenizer.from_pretrained(tokenizer)
+    words: Any = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     words.pad_token_id = words.eos_token_id
     held_out = {row["problem"]: row["answer"] for row in load_dataset(TEST, split="test")}
     others: dict[str, str] = {}

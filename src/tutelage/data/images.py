@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,23 +162,44 @@ def read_image(file: Path, *, size: tuple[int, int] | None, mode: str) -> Tensor
     Raises:
         ValueError: The file is no image, is damaged, or has more than 67 million pixels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
+
+    with _opened(file) as opened:
+        image: Any = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert(mode)
+        if size is not None and image.size != (size[1], size[0]):
+            image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image, dtype=np.float32) / 255
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+def read_numbers(file: Path) -> Tensor:
+    """The numbers that the pixels of a grey or palette image hold `[height, width]`, int64, as they are stored.
+
+    Raises:
+        ValueError: As for `read_image`, or the image has colours.
+    """
+    with _opened(file) as opened:
+        if opened.mode not in ("L", "P", "1"):
+            raise ValueError("it has colours where numbers were expected")
+        return torch.from_numpy(np.array(opened).astype(np.int64))
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """An image that is open inside the block; an error there is told as one of the file."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as opened:
             if opened.width * opened.height > _MOST_PIXELS:
                 raise ValueError(f"it has {opened.width} × {opened.height} pixels")
-            image: Any = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = image.convert(mode)
-            if size is not None and image.size != (size[1], size[0]):
-                image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image, dtype=np.float32) / 255
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        cause = "it is no image" if isinstance(error, UnidentifiedImageError) else error
+            yield opened
+    except Exception as error:  # decoders raise whatever comes of damaged bytes
+        cause = "it is no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         raise ValueError(f"Expected {file} to be a whole image, but {cause}.") from error
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
 def _decoded(samples: Samples) -> Samples:

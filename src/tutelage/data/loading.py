@@ -11,6 +11,7 @@ from tutelage._checks import nearest
 from tutelage.data.adapters import as_samples
 from tutelage.data.parts import assemble
 from tutelage.data.samples import Data
+from tutelage.files import errors_name
 from tutelage.registry import LazyRegistry, resolve
 
 BUILT_IN = LazyRegistry(
@@ -68,7 +69,8 @@ def load_data(name_or_path: str | Path, **options: Any) -> Data:
         return _data(name, _call(name, BUILT_IN[name], options))
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return _from_path(path, options)
+        with errors_name(path):
+            return _from_path(path, options)
     if ":" in name and not Path(name).is_absolute():
         return _data(name, _call(name, resolve(name, BUILT_IN, "data"), options))
     if path.suffix or "/" in name or "\\" in name or isinstance(name_or_path, Path):
@@ -88,7 +90,7 @@ def _from_path(path: Path, options: dict[str, Any]) -> Data:
 
             return _data(path.stem, _call(str(path), npz_data, {"path": path, **options}))
         if path.suffix in _TABLE_SUFFIXES:
-            return _table(path.stem, {"train": _read_table(path, as_text="completion_column" in options)}, options)
+            return _table(path.stem, {"train": read_table(path, as_text="completion_column" in options)}, options)
         raise ValueError(
             f"Expected a data file to end in '.npz', '.csv', '.jsonl' or '.parquet', but got {path.name!r} "
             "(pickles and archives of tensors are never read)."
@@ -102,14 +104,15 @@ def _from_path(path: Path, options: dict[str, Any]) -> Data:
     }
     if "train" in tables:
         as_text = "completion_column" in options
-        frames = {part: _read_table(file, as_text=as_text) for part, file in tables.items()}
+        frames = {part: read_table(file, as_text=as_text) for part, file in tables.items()}
         return _table(path.name, frames, options)
     from tutelage.data.images import image_folder_data
 
     return _data(path.name, _call(str(path), image_folder_data, {"root": path, **options}))
 
 
-def _read_table(path: Path, *, as_text: bool = False) -> Any:
+def read_table(path: Path, *, as_text: bool = False) -> Any:
+    """A pandas frame from a `.csv`, `.jsonl` or `.parquet` file; `ValueError` names the file when it cannot be read."""
     import pandas
 
     try:
@@ -118,8 +121,8 @@ def _read_table(path: Path, *, as_text: bool = False) -> Any:
         if path.suffix == ".parquet":
             return pandas.read_parquet(path)
         return pandas.read_csv(path, dtype=str, keep_default_na=False) if as_text else pandas.read_csv(path)
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's errors are kinds of these
-        cause = str(error).strip().splitlines()[0].rstrip(".")
+    except (ValueError, OSError, LookupError, TypeError, OverflowError, NotImplementedError, MemoryError) as error:
+        cause = " ".join(str(error).split()).rstrip(".")[:500] or type(error).__name__
         raise ValueError(f"Expected {path} to be a {path.suffix[1:]} table, but it cannot be read: {cause}.") from error
 
 
@@ -145,8 +148,9 @@ def _hugging_face(path: Path, options: dict[str, Any]) -> Data:
         raise ImportError(f"Reading {path} needs the package `datasets`: pip install 'tutelage[language]'") from error
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"Expected {path} to be a saved Hugging Face data set, but it is damaged: {error}.") from error
+    except Exception as error:  # the library has no kind of its own for damage
+        cause = " ".join(str(error).split()).rstrip(".")[:500] or type(error).__name__
+        raise ValueError(f"Expected {path} to be a saved Hugging Face data set, but it is damaged: {cause}.") from error
     parts = loaded if isinstance(loaded, Mapping) else {"train": loaded}
     parts = {_PARTS[name]: part for name, part in parts.items() if name in _PARTS}
     if "train" not in parts:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.data.archives import INPUT_KEYS, TARGET_KEYS, read_npz
+from tutelage.data.archives import INPUT_KEYS, TARGET_KEYS, read_npy, read_npz
 from tutelage.data.images import SUFFIXES, read_image
 from tutelage.data.loading import load_data
 from tutelage.data.samples import Data
+from tutelage.files import errors_name
 
 
 @dataclass
@@ -59,8 +60,21 @@ def read_stream(
     torch.Size([1, 8, 8])
     """
     path = Path(source)
+    with errors_name(path):
+        found = _from_files(path, size=size, mode=mode)
+    if found is not None:
+        return found
+    data: Data = load_data(source, **(options or {}))
+    batch = data.test.batch(torch.arange(len(data.test)))
+    if not isinstance(batch.inputs, Tensor):
+        raise ValueError(f"Expected the inputs of {source} to be one tensor, but they are named tensors.")
+    return InputStream(*_numbered(batch.inputs), target=batch.target, class_names=tuple(data.class_names))
+
+
+def _from_files(path: Path, *, size: tuple[int, int] | None, mode: Literal["RGB", "L"]) -> InputStream | None:
+    """The stream in an array file or a folder of images, or None when `load_data` has to read it."""
     if path.suffix == ".npy":
-        return InputStream(*_numbered(_read_npy(path)))
+        return InputStream(*_numbered(_as_inputs(read_npy(path), path)))
     if path.suffix == ".npz":
         arrays = read_npz(path)
         inputs = next((arrays[key] for key in INPUT_KEYS if key in arrays), None)
@@ -77,23 +91,11 @@ def read_stream(
         if odd is not None:
             raise ValueError(f"Expected images of one size, but {odd} differs from {files[0]}; pass --size.")
         return InputStream(torch.stack(images), [str(file.relative_to(path)) for file in files])
-    data: Data = load_data(source, **(options or {}))
-    batch = data.test.batch(torch.arange(len(data.test)))
-    if not isinstance(batch.inputs, Tensor):
-        raise ValueError(f"Expected the inputs of {source} to be one tensor, but they are named tensors.")
-    return InputStream(*_numbered(batch.inputs), target=batch.target, class_names=tuple(data.class_names))
+    return None
 
 
 def _has_parts(path: Path) -> bool:
     return any((path / part).is_dir() for part in ("train", "test"))
-
-
-def _read_npy(path: Path) -> Tensor:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"Expected {path} to be a NumPy array of numbers, but {error}.") from error
-    return _as_inputs(array, path)
 
 
 def _as_inputs(array: Any, path: Path) -> Tensor:

@@ -112,9 +112,11 @@ def _tokenizer(tokenizer: Any, texts: Mapping[str, tuple[list[str], list[str]]],
     import transformers
 
     try:
-        found: Any = transformers.AutoTokenizer.from_pretrained(str(Path(tokenizer).expanduser()))
-    except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0].rstrip(".")
+        found: Any = transformers.AutoTokenizer.from_pretrained(
+            str(Path(tokenizer).expanduser()), trust_remote_code=False
+        )
+    except Exception as error:  # a damaged file may raise anything
+        cause = " ".join(str(error).split()).rstrip(".")[:500] or type(error).__name__
         raise ValueError(
             f"Expected the tokenizer to be 'byte', 'character', 'bpe', a folder or a Hugging Face name, but got "
             f"{tokenizer!r}: {cause}."

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tutelage._checks import check_at_least, check_in_range, check_non_negative, check_option
+from tutelage.data.archives import read_npy
 from tutelage.data.arrays import ArraySamples
 from tutelage.data.mnist1d import mnist1d
 from tutelage.data.parts import assemble
@@ -129,8 +130,7 @@ def av_mnist(
 def _array(path: Path) -> NDArray[Any]:
     if not path.is_file():
         raise ValueError(f"Expected AV-MNIST to hold the file {path}, but there is none.")
-    values: NDArray[Any] = np.load(path, allow_pickle=False)
-    return values
+    return read_npy(path)
 
 
 def _projected(image: Array, projections: int) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from tutelage._checks import check_option
@@ -16,6 +17,7 @@ _TASKS = {
     "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
 }
+_DAMAGE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 _REFUSED = ("trust_remote_code", "use_safetensors", "weights_only", "ignore_mismatched_sizes")
 
 
@@ -54,8 +56,8 @@ def load_pretrained(
     source = {key: arguments[key] for key in ("revision", "subfolder", "cache_dir", "token") if key in arguments}
     path = str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
     try:
-        configuration = transformers.AutoConfig.from_pretrained(path, **source)
-    except (OSError, ValueError) as error:
+        configuration = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False, **source)
+    except Exception as error:  # a damaged configuration may raise anything
         raise FileNotFoundError(
             f"Expected {name!r} to be a folder or a Hugging Face name of a `transformers` model, "
             f"but got: {_first_line(error)}"
@@ -68,6 +70,16 @@ def load_pretrained(
         model: nn.Module = model_class.from_pretrained(
             path, use_safetensors=True, ignore_mismatched_sizes=resized, **arguments
         )
+    except (
+        SafetensorError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
+        raise ValueError(f"Expected the model {name!r} to be whole, but got: {_first_line(error)}") from error
     except OSError as error:
         raise FileNotFoundError(
             f"Expected the model {name!r} to have weights in safetensors, but got: {_first_line(error)}"
@@ -145,4 +157,5 @@ def _class_of(configuration: Any, task: str | None, name: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") + "."
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:500].rstrip(".") + "."

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage._checks import nearest
-from tutelage.files import read_json, read_tensors, write_json, write_tensors
+from tutelage.files import errors_name, read_json, read_tensors, write_json, write_tensors
 from tutelage.models.specification import (
     ModelSpecification,
     Specification,
@@ -85,8 +85,9 @@ def load_model(path: Path | str) -> nn.Module:
             f"Expected {description.name}, which describes the model, beside {file}, but there is none "
             "(to use the weights alone, name them as `weights` in a specification)."
         )
-    specification = as_specification(read_json(description)).model_copy(update={"weights": None})
-    model = build_model(specification)
+    with errors_name(description):
+        specification = as_specification(read_json(description)).model_copy(update={"weights": None})
+        model = build_model(specification)
     load_weights(model, file, keep_dtype=True)
     remember(model, specification)
     return model.eval()

@@ -58,6 +58,6 @@ def _carried() -> Path:
 def _encoder(path: str) -> tuple[Any, Any]:
     import transformers
 
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
-    model: Any = transformers.AutoModel.from_pretrained(path, use_safetensors=True)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    model: Any = transformers.AutoModel.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
     return tokenizer, model.eval()

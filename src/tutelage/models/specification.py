@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
@@ -173,6 +176,7 @@ def build_model(
         model = from_configuration(specification.configuration)
     elif name in BUILDERS or ":" in name:
         factory = resolve(name, BUILDERS, "model")
+        _check_makes_models(name, factory)
         specification = specification.model_copy(update={"arguments": _complete(specification, factory, known)})
         model = factory(**specification.arguments)
         if not isinstance(model, nn.Module):
@@ -194,6 +198,29 @@ def build_model(
 
         load_weights(model, specification.weights)
     return model
+
+
+def _check_makes_models(name: str, factory: Any) -> None:
+    """Refuse, before it is called, what does not say that it makes a module and is not the user's own code.
+
+    A saved model names its factory, so a file from a stranger must not get to call `os:system`.
+    """
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    if isinstance(factory, type) and issubclass(factory, nn.Module):
+        return
+    with contextlib.suppress(NameError, TypeError, AttributeError):
+        made = get_type_hints(inspect.unwrap(factory)).get("return")
+        if isinstance(made, type) and issubclass(made, nn.Module):
+            return
+    module = getattr(factory, "__module__", None) or ""
+    file = Path(getattr(sys.modules.get(module), "__file__", None) or os.__file__)
+    installed = {"site-packages", "dist-packages"} & set(file.parts) or file.is_relative_to(Path(os.__file__).parent)
+    if installed and module != "__main__":
+        raise ValueError(
+            f"Expected the model {name!r} to be a class of modules, or a function that is annotated to return one "
+            "(`-> nn.Module`), since a saved model names it and it will be called; but it is neither."
+        )
 
 
 def _complete(

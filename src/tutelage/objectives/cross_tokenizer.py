@@ -180,7 +180,7 @@ def _tokenizer(tokenizer: Any) -> Any:
         return tokenizer
     import transformers
 
-    return transformers.AutoTokenizer.from_pretrained(tokenizer)
+    return transformers.AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
 
 
 def _framed(tokenizer: Any, text: str) -> list[int]:

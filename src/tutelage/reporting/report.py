@@ -89,12 +89,20 @@ class Report:
         try:
             known = dict(data)
             arms = [
-                ArmResult(**{**arm, "cards": [_card(card) for card in arm.get("cards", [])]})
+                ArmResult(**{**arm, "cards": [card_from_dict(card) for card in arm.get("cards", [])]})
                 for arm in known.pop("arms", [])
             ]
+            for arm in arms:
+                _check_types(arm, {"name": str, "description": str, "history": list})
+                _check_entries(arm.history, list, "history")
+                _check_entries([record for records in arm.history for record in records], dict, "history")
             teacher = known.pop("teacher", None)
-            return cls(arms=arms, teacher=None if teacher is None else _card(teacher), **known)
-        except (TypeError, AttributeError) as error:
+            report = cls(arms=arms, teacher=None if teacher is None else card_from_dict(teacher), **known)
+            texts = dict.fromkeys(("title", "summary", "config_text", "created"), str)
+            _check_types(report, {**texts, "environment": dict, "comparisons": list})
+            _check_entries(report.comparisons, dict, "comparisons")
+            return report
+        except (TypeError, AttributeError, ValueError) as error:
             expected = ", ".join(f"`{part.name}`" for part in fields(cls))
             raise ValueError(f"Expected a report with the keys {expected}, but got: {error}.") from error
 
@@ -109,12 +117,40 @@ def read_report(path: Path | str) -> Report:
     data = read_json(path)
     if not isinstance(data, dict):
         raise ValueError(f"Expected {path} to hold a report, but got a JSON {type(data).__name__}.")
-    return Report.from_dict(data)
+    try:
+        return Report.from_dict(data)
+    except ValueError as error:
+        raise ValueError(f"Expected {path} to be a report that was written here. {error}") from error
 
 
-def _card(data: dict[str, Any]) -> ReportCard:
+def card_from_dict(data: Any) -> ReportCard:
+    """The report card that `ReportCard.to_dict` wrote; a metric that is None comes back as NaN.
+
+    Raises:
+        TypeError: Something in it has another type.
+
+    >>> card_from_dict({"name": "a", "task": "classification", "num_samples": 8, "metrics": {"accuracy": None}}).metrics
+    {'accuracy': nan}
+    """
     metrics = {name: math.nan if value is None else value for name, value in data.get("metrics", {}).items()}
-    return ReportCard(**{**data, "metrics": metrics})
+    card = ReportCard(**{**data, "metrics": metrics})
+    simple: dict[str, Any] = {"name": str, "task": str, "num_samples": int}
+    _check_types(card, {part.name: simple.get(part.name) or part.default_factory for part in fields(card)})
+    _check_entries(card.metrics.values(), int | float, "metrics")
+    _check_entries([*card.partings, *card.examples], dict, "partings and examples")
+    return card
+
+
+def _check_types(found: Any, kinds: dict[str, Any]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(getattr(found, name), kind):
+            raise TypeError(f"`{name}` is a {type(getattr(found, name)).__name__} and not a {kind.__name__}")
+
+
+def _check_entries(entries: Any, kind: Any, where: str) -> None:
+    wrong = next((entry for entry in entries if not isinstance(entry, kind)), None)
+    if wrong is not None:
+        raise TypeError(f"an entry of `{where}` is a {type(wrong).__name__}")
 
 
 def _plain(value: Any) -> Any:

@@ -132,7 +132,10 @@ def _arms(recipe: Recipe, scale: Scale, breakage: str | None) -> list[Arm]:
 def _prepare(recipe: Recipe, context: Context) -> dict[str, float]:
     done = context.folder.parent / "prepared.json"
     if done.exists():
-        return dict(read_json(done))
+        known = read_json(done)
+        if not isinstance(known, dict):
+            raise ValueError(f"Expected {done} to hold what was prepared, but got a JSON {type(known).__name__}.")
+        return known
     context.folder.mkdir(parents=True, exist_ok=True)
     facts: Mapping[str, float] | None = None
     if recipe.prepare is not None:
@@ -146,10 +149,7 @@ def _prepare(recipe: Recipe, context: Context) -> dict[str, float]:
 def _run(
     recipe: Recipe, context: Context, trials: list[Trial], store: Path, engine: Engine, jobs: int, report: Report | None
 ) -> dict[tuple[str, int], Outcome]:
-    outcomes: dict[tuple[str, int], Outcome] = {}
-    for path in sorted(store.glob("*.json")):
-        outcome = Outcome(**read_json(path))
-        outcomes[outcome.arm, outcome.seed] = outcome
+    outcomes = read_outcomes(store)
     missing = [trial for trial in trials if (trial.arm.name, trial.seed) not in outcomes]
     done = len(trials) - len(missing)
     for outcome in run_trials(recipe.run_arm, context, missing, engine=engine, jobs=jobs):
@@ -159,6 +159,27 @@ def _run(
         done += 1
         if report is not None:
             report(done, len(trials), outcome)
+    return outcomes
+
+
+def read_outcomes(store: Path) -> dict[tuple[str, int], Outcome]:
+    """The trials that an earlier call finished.
+
+    Raises:
+        ValueError: A file is damaged; without it, its trial runs again.
+    """
+    outcomes: dict[tuple[str, int], Outcome] = {}
+    for path in sorted(store.glob("*.json")):
+        found = read_json(path)
+        try:
+            outcome = Outcome(**found)
+            if not (isinstance(outcome.arm, str) and isinstance(outcome.seed, int)):
+                raise TypeError("`arm` is a text and `seed` an integer")
+            for value in outcome.metrics.values():
+                sum(value if isinstance(value, list) else [value])
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"Expected {path} to hold a finished trial, but {error}; remove it to go on.") from error
+        outcomes[outcome.arm, outcome.seed] = outcome
     return outcomes
 
 
@@ -199,6 +220,8 @@ def _work_folder(
     path = Path(folder) / "experiment.json"
     if path.exists():
         found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError(f"Expected {path} to describe an experiment, but got a JSON {type(found).__name__}.")
         differing = [key for key, value in belongs.items() if found.get(key) != value]
         if differing:
             raise ValueError(

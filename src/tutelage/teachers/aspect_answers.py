@@ -23,7 +23,7 @@ from tutelage.data.archives import read_npz
 from tutelage.data.arrays import fingerprint_of
 from tutelage.data.loading import load_data
 from tutelage.data.samples import Data, Samples
-from tutelage.files import atomic_path, read_json, write_json
+from tutelage.files import atomic_path, errors_name, read_json, write_json
 from tutelage.teachers.aspect_questions import AspectQuestionSet
 
 ASPECTS = "aspects"
@@ -239,8 +239,9 @@ class CachedAnswers:
             raise ValueError(f"Expected argument `questions` for {path}, which does not name them, but got None.")
         if not isinstance(kept, dict) or not all(isinstance(row, list) for row in kept.values()):
             raise ValueError(f"Expected {path} to hold a list of answers by sample id, but it does not.")
-        answers = {sample: [float("nan") if value is None else value for value in row] for sample, row in kept.items()}
-        return cls(answers, questions)
+        with errors_name(path):
+            told = {sample: [float("nan") if value is None else value for value in row] for sample, row in kept.items()}
+            return cls(told, questions)
 
 
 def _id(sample: Any) -> str:
@@ -252,11 +253,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
     missing = {"questions", "ids", "answers"} - set(arrays)
     if missing:
         raise ValueError(f"Expected {path} to hold answers, but it lacks {', '.join(sorted(missing))}.")
-    rows = arrays["answers"].tolist()
-    return {
-        "questions": arrays["questions"].tolist(),
-        "answers": dict(zip(arrays["ids"].tolist(), rows, strict=True)),
-    }
+    with errors_name(path):
+        rows = dict(zip(arrays["ids"].tolist(), arrays["answers"].tolist(), strict=True))
+    return {"questions": arrays["questions"].tolist(), "answers": rows}
 
 
 class AnsweredSamples:

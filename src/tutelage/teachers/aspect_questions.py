@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tutelage._checks import check_at_least
-from tutelage.files import read_json, write_json
+from tutelage.files import errors_name, read_json, write_json
 
 _ITEM = re.compile(r"^\s*(?:[-*•–]|\(?\d+\s*[.):])?\s*(.+?\?)[\s*_\"'”]*$")
 
@@ -102,9 +102,10 @@ class AspectQuestionSet(Sequence[str]):
             ValueError: The file holds no questions.
         """
         path = Path(path)
-        if path.suffix == ".json":
-            return cls.from_json(read_json(path))
-        return cls(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        with errors_name(path):
+            if path.suffix == ".json":
+                return cls.from_json(read_json(path))
+            return cls(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
 def build_question_prompts(class_names: Sequence[str], num_images: int, n: int, q: int) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.files import read_json, sha256_of, write_json
+from tutelage.files import read_sealed_json, sha256_of, write_sealed_json
 from tutelage.teachers.cache_format import Layout, StoredDtype
 
 FORMAT = "tutelage-teacher-cache-1"
@@ -127,7 +127,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write the manifest atomically."""
-        write_json(folder / MANIFEST_NAME, {"format": FORMAT, **asdict(self)})
+        write_sealed_json(folder / MANIFEST_NAME, {"format": FORMAT, **asdict(self)})
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -140,8 +140,8 @@ class Manifest:
         path = folder / MANIFEST_NAME
         if not path.is_file():
             raise FileNotFoundError(f"Expected a teacher cache at {folder}, but it has no {MANIFEST_NAME}.")
-        found = read_json(path)
-        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        found = read_sealed_json(path)
+        if found.pop("format", None) != FORMAT:
             raise ValueError(f"Expected {path} to be of the format {FORMAT!r}, but it is not.")
         try:
             if missing := {part.name for part in fields(cls)} - found.keys():
@@ -189,7 +189,7 @@ def read_index(folder: Path, manifest: Manifest) -> NDArray[Any]:
 def _load_array(path: Path) -> NDArray[Any]:
     try:
         return cast(NDArray[Any], np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, OverflowError) as error:
         raise ValueError(f"Expected {path} to be a .npy file, but it is damaged: {error}.") from error
 
 

@@ -84,8 +84,8 @@ class TransformersAnswerer:
         own = {key: options.pop(key) for key in _OPTIONS if key in options}
         models: Any = AutoModelForImageTextToText
         processors: Any = AutoProcessor
-        model = models.from_pretrained(name, use_safetensors=True, **options)
-        return cls(model.to(device), processors.from_pretrained(name), **own)
+        model = models.from_pretrained(name, use_safetensors=True, trust_remote_code=False, **options)
+        return cls(model.to(device), processors.from_pretrained(name, trust_remote_code=False), **own)
 
     @torch.no_grad()
     def answer(self, images: Any, questions: Sequence[str]) -> Float[Tensor, "batch questions"]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tutelage.files import read_json, write_json
+from tutelage.files import read_sealed_json, write_sealed_json
 
 
 def response_key(base_url: str, path: str, payload: dict[str, Any]) -> str:
@@ -45,10 +45,9 @@ class ResponseCache:
         if not place.is_file():
             return None
         try:
-            kept = read_json(place)
-        except ValueError:
+            answer = read_sealed_json(place).get("response")
+        except (ValueError, OSError):
             return None
-        answer = kept.get("response") if isinstance(kept, dict) else None
         return answer if isinstance(answer, dict) else None
 
     def write(self, key: str, answer: dict[str, Any], *, path: str, payload: dict[str, Any]) -> None:
@@ -56,7 +55,7 @@ class ResponseCache:
         if self.folder is None:
             self._memory[key] = answer
         else:
-            write_json(self._place(key), {"path": path, "request": payload, "response": answer}, indent=None)
+            write_sealed_json(self._place(key), {"path": path, "request": payload, "response": answer}, indent=None)
 
     def __len__(self) -> int:
         return len(self._memory) if self.folder is None else sum(1 for _ in self.folder.glob("??/*.json"))

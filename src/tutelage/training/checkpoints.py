@@ -13,7 +13,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tutelage.files import read_json, read_tensors, sha256_of, sync_folder, write_json, write_tensors
+from tutelage.files import (
+    read_json,
+    read_sealed_json,
+    read_tensors,
+    sha256_of,
+    sync_folder,
+    write_json,
+    write_sealed_json,
+    write_tensors,
+)
 from tutelage.training.sharding import spread_like
 
 FORMAT = 1
@@ -55,18 +64,18 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint, *, keep: int = 2
         write_tensors(part / "state.safetensors", tensors)
         write_json(part / "state.json", tree, indent=None)
         sums = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
-        write_json(part / "manifest.json", {"format": FORMAT, "step": checkpoint.step, "sha256": sums})
+        write_sealed_json(part / "manifest.json", {"format": FORMAT, "step": checkpoint.step, "sha256": sums})
         if place.exists():  # a step is written again only when a resumed run comes by an interrupted run's last one
+            shutil.rmtree(folder / f".{place.name}.old", ignore_errors=True)
             place.replace(folder / f".{place.name}.old")
         part.replace(place)
-        shutil.rmtree(folder / f".{place.name}.old", ignore_errors=True)
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         whole = checkpoint_folders(folder)
         stands = f"the last good one is {whole[-1]}" if whole else "there is no earlier one"
         raise OSError(f"Could not write a checkpoint to {place} ({error}); {stands}.") from error
-    for old in checkpoint_folders(folder)[:-keep]:
+    for old in (*checkpoint_folders(folder)[:-keep], *folder.glob(f".{_PREFIX}*")):  # a kill leaves the latter behind
         shutil.rmtree(old, ignore_errors=True)
     return place
 
@@ -84,8 +93,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         ValueError: A file is missing, cut off or altered, or the format is a newer one.
     """
     path = Path(path)
-    manifest = read_json(path / "manifest.json") if (path / "manifest.json").exists() else None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
+    manifest = read_sealed_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
+    if not isinstance(manifest.get("sha256"), dict):
         raise ValueError(f"Expected {path} to be a checkpoint, but its manifest is missing or damaged.")
     if manifest.get("format") != FORMAT:
         raise ValueError(f"Expected {path} to have format {FORMAT}, but got {manifest.get('format')!r}.")
@@ -97,8 +106,12 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             raise ValueError(f"Expected {path} to hold {name}, but it is missing.")
         if sha256_of(path / name) != manifest["sha256"][name]:
             raise ValueError(f"Expected {path / name} to match its checksum, but it was cut off or altered.")
-    state = unpack(read_json(path / "state.json"), read_tensors(path / "state.safetensors"))
-    return Checkpoint(int(manifest["step"]), read_tensors(path / "modules.safetensors"), state)
+    tree, tensors = read_json(path / "state.json"), read_tensors(path / "state.safetensors")
+    try:
+        state, step = unpack(tree, tensors), int(manifest["step"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"Expected {path} to hold what `save_checkpoint` writes, but it does not: {error}.") from error
+    return Checkpoint(step, read_tensors(path / "modules.safetensors"), state)
 
 
 def load_latest(folder: Path | str) -> Checkpoint | None:
@@ -108,7 +121,9 @@ def load_latest(folder: Path | str) -> Checkpoint | None:
         ValueError: There are checkpoints, but every one of them is damaged.
     """
     errors = []
-    for path in reversed(checkpoint_folders(folder)):
+    put_aside = list(Path(folder).glob(f".{_PREFIX}*.old"))  # a kill came while its step was written again
+    by_step = sorted([*put_aside, *checkpoint_folders(folder)], key=lambda path: path.name.strip(".").split(".")[0])
+    for path in reversed(by_step):
         try:
             return load_checkpoint(path)
         except ValueError as error:
