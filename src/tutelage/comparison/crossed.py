@@ -16,8 +16,8 @@ def crossed_comparison(a: ArrayLike, b: ArrayLike = 0.0, *, level: float = 0.95)
     A test over seeds takes the samples as given, and a test over samples the models; with one small test part the first
     finds differences that other samples would not show. Here the squared standard error of the mean difference is
     v_seeds / S + v_samples / n, the variances of the S means of seeds and of the n means of samples, with Student's t
-    on the degrees of freedom of Welch and Satterthwaite. The part that belongs to single cells is in both, so the error
-    is slightly too large: two-way clustering without the term that it subtracts.
+    on the degrees of freedom of Welch and Satterthwaite. It is two-way clustering without the term that is subtracted
+    there: what belongs to single cells counts twice, so that the error is too large, at most by a factor of √2.
 
     Args:
         a: `[seeds, samples]`, one value of each model on each sample (1 for right and 0 for wrong, or an error).

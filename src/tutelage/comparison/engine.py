@@ -37,16 +37,17 @@ class TrialRunner:
         check_engine(engine, jobs)
         self.engine, self.jobs = engine, jobs
         self._pools: dict[int, ProcessPoolExecutor] = {}
+        self._closed = threading.Event()
 
     def __enter__(self) -> TrialRunner:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._closed.set()  # before children are ended, so that nobody takes that for an accident
         for child in multiprocessing.active_children() if any(error) else ():
             child.terminate()
-        for pool in self._pools.values():
+        for pool in list(self._pools.values()):
             pool.shutdown(wait=True, cancel_futures=True)
-        self._pools.clear()
 
     def run(self, context: Context, trials: Sequence[Trial]) -> Iterator[Outcome]:
         """The outcomes of trials, in no particular order."""
@@ -60,11 +61,10 @@ class TrialRunner:
         for trial in trials:
             waiting.put(trial)
         slots = min(self.jobs, len(trials))
-        stop = threading.Event()
 
         def work(slot: int) -> None:
             try:
-                while not stop.is_set() and (trial := waiting.get()) is not None:
+                while not self._closed.is_set() and (trial := waiting.get()) is not None:
                     done.put(self._one(slot, context, trial))
             except BaseException as error:  # given to the thread that asks
                 done.put(error)
@@ -74,14 +74,11 @@ class TrialRunner:
         threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in range(slots)]
         for thread in threads:
             thread.start()
-        try:
-            for _ in trials:
-                outcome = done.get()
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                yield outcome
-        finally:
-            stop.set()
+        for _ in trials:
+            outcome = done.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield outcome
 
     def _one(self, slot: int, context: Context, trial: Trial) -> Outcome:
         for _ in range(ATTEMPTS):
@@ -93,6 +90,8 @@ class TrialRunner:
                 return pool.submit(run_trial, run_candidate, context, trial).result()
             except BrokenProcessPool:
                 self._pools.pop(slot).shutdown(wait=False)
+                if self._closed.is_set():
+                    break
         return _failed(trial, _LOST)
 
     def _on_ray(self, context: Context, trials: Sequence[Trial]) -> Iterator[Outcome]:

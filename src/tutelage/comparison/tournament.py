@@ -123,8 +123,7 @@ class _Tournament:
             found = self._round(number, [(name, best[name]) for name in names], shown)
             scores |= {name: score for (name, _), score in found.items()}
             names = [name for name in names if (name, best[name]) in found]
-        last = self.rounds[-1]
-        going = survivors({name: scores[name] for name in names}, last.methods - len(baselines))
+        going = survivors({name: scores[name] for name in names}, self.config.finalists)
         going += [name for name in baselines if name in best and name not in going]
         finalists = self._final([(name, best[name]) for name in going])
         return self._finish(finalists, shown)
@@ -157,8 +156,7 @@ class _Tournament:
             raise ValueError(
                 f"Expected a student of round {number + 1} to finish, but all failed: {shown[-1]['failure']}"
             )
-        winner = survivors({f"{name}\0{setting}": score for (name, setting), score in scores.items()}, 1)[0]
-        name = winner.partition("\0")[0]
+        name, _ = max(scores, key=lambda candidate: scores[candidate])
         self.announce(f"Round {number + 1} of {len(self.rounds)}: {name} is ahead of {len(candidates) - 1} others.")
         return scores
 
