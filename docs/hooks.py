@@ -23,6 +23,7 @@ from mkdocs.structure.pages import Page
 ROOMS = {
     "tutelage": "The package",
     "tutelage.config": "Configs",
+    "tutelage.comparison": "Comparison",
     "tutelage.objectives": "Objectives",
     "tutelage.features": "Features",
     "tutelage.teachers": "Teachers",
