@@ -77,6 +77,19 @@ def test_the_limits_decide_the_best_student_in_the_end():
     assert free.best().size > 2500 >= tight.best().size
 
 
+def test_while_all_students_are_too_large_the_best_without_limits_is_the_best():
+    search = _searched(compressor(iterations=4, evaluate=_wide_is_good, size_limit=1))
+    worth = [
+        (1 - (size := candidate.size) / search.teacher_size) * (1 + size / search.teacher_size) * candidate.accuracy
+        for candidate in search.history
+        if not candidate.refusal
+    ]
+    best = search.best()
+    size = best.size / search.teacher_size
+    assert (1 - size) * (1 + size) * best.accuracy == pytest.approx(max(worth))
+    assert len(set(worth)) > 3
+
+
 def _wide_is_good(network: nn.Module) -> float:
     return min(1.0, 0.01 + parameter_count(network) / 4000) ** 2
 
