@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from tutelage.reporting.report import ArmResult, Report
 from tutelage.reporting.summary import key_figures, summary_sentence
 
 _PAGE = Path(__file__).parent / "page"
-_IMAGE_KINDS = tuple(f"data:image/{kind};base64," for kind in ("png", "jpeg", "gif", "webp"))
+_IMAGE = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
 _IMAGE_BUDGET = 600_000  # characters of pictures in a page; with the rest it stays well under a megabyte
 _PARTINGS = 10
 _EXAMPLES = 8
@@ -193,7 +194,7 @@ class _PictureBudget:
         self._left = characters
 
     def admit(self, image: Any) -> str:
-        if not isinstance(image, str) or not image.startswith(_IMAGE_KINDS) or len(image) > self._left:
+        if not isinstance(image, str) or len(image) > self._left or not _IMAGE.fullmatch(image):
             return ""
         self._left -= len(image)
         return image
