@@ -206,7 +206,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
             whole[name] = tensor.clone()
         seen.add(whole[name].untyped_storage().data_ptr())
     with atomic_path(path) as part:
-        save_file(whole, part, metadata=dict(metadata or {}))
+        save_file(whole, part, metadata=dict(metadata) if metadata else None)  # an empty one damages an empty file
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:

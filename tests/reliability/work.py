@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -48,3 +50,80 @@ def checkpoint(folder: str, step: int, value: float) -> None:
     tensors = {"student.weight": torch.full((64, 64), value), "student.bias": torch.full((64,), value)}
     state = {"history": [{"loss": value}] * step, "random": torch.full((32,), value)}
     save_checkpoint(folder, Checkpoint(step, tensors, state))
+
+
+def told(call: str, *arguments: str) -> None:
+    """A call of this file as the command line would make it: an error that a person can mend is one line."""
+    try:
+        globals()[call](*arguments)
+    except (ValueError, OSError) as error:
+        print(f"tutelage: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def distill_and_stay(config: str, folder: str) -> None:
+    """`tutelage distill` that stays in its first student for good."""
+    from tutelage import teaching
+
+    teaching.Trainer.run = lambda self, *, resume=False: _stay(self.folder)  # type: ignore[method-assign]
+    (Path(folder) / "teacher").mkdir(parents=True)
+    distill(config, folder)
+
+
+def _stay(folder: Path) -> list[dict[str, float]]:
+    (folder.parent / "arms").mkdir(exist_ok=True)
+    time.sleep(600)
+    return []
+
+
+def with_a_jumping_clock(call: str, *arguments: str) -> None:
+    """A call of this file while the wall clock jumps back by an hour, and forth again, at every other look."""
+    looks = itertools.count()
+    real, real_ns = time.time, time.time_ns
+    time.time = lambda: real() - 3600 * (next(looks) % 2)  # type: ignore[assignment]
+    time.time_ns = lambda: real_ns() - 3600 * 10**9 * (next(looks) % 2)  # type: ignore[assignment]
+    globals()[call](*arguments)
+
+
+def train_with_a_hanging_tracker(folder: str, moment: str) -> None:
+    """A small run with a tracker that never comes back from one of its methods."""
+    from accelerate import tracking
+    from torch import nn
+
+    from tutelage.data import load_data
+    from tutelage.objectives import CrossEntropy
+    from tutelage.training import Distillation, Trainer, TrainingSettings, trackers
+
+    class Hanging(tracking.GeneralTracker):  # type: ignore[misc]
+        name = "trackio"
+        requires_logging_directory = False
+
+        def __init__(self, run_name: str, **options: object) -> None:
+            super().__init__()
+
+        @property
+        def tracker(self) -> None:
+            return None
+
+        def start(self) -> None:
+            pass
+
+        def store_init_configuration(self, values: object) -> None:
+            _hang_if(moment == "begin")
+
+        def log(self, values: object, step: int | None = None, **options: object) -> None:
+            _hang_if(moment == "log")
+
+        def finish(self) -> None:
+            _hang_if(moment == "end")
+
+    tracking.LOGGER_TYPE_TO_CLASS["trackio"] = Hanging
+    trackers.PATIENCE = 0.5
+    settings = TrainingSettings(epochs=4, trackers=("trackio",))
+    method = Distillation(None, nn.Linear(4, 3), CrossEntropy())
+    Trainer(method, load_data("iris").train, settings=settings, folder=folder).run()
+
+
+def _hang_if(wanted: bool) -> None:
+    if wanted:
+        time.sleep(600)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import random
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -239,15 +241,15 @@ class Endpoint:
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
         request = urllib.request.Request(f"{self.base_url.rstrip('/')}/{path}", body, headers, method="POST")
-        deadline = time.monotonic() + self.timeout
-        with urllib.request.urlopen(request, timeout=self.timeout) as response:
+        late = threading.Event()
+        with _cut_off_after(self.timeout, late) as opener, opener.open(request, timeout=self.timeout) as response:
             received = bytearray()
             while chunk := response.read1(_CHUNK):
                 received += chunk
                 if len(received) > LARGEST_ANSWER:
                     raise ValueError(f"more than {LARGEST_ANSWER} bytes")
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"not whole after {self.timeout:g} s")
+            if late.is_set():
+                raise TimeoutError(f"not whole after {self.timeout:g} s")
             if response.length:  # what the header announced and never came
                 raise http.client.IncompleteRead(bytes(received), response.length)
         try:
@@ -281,6 +283,44 @@ class Endpoint:
 
     def _place(self, path: str) -> str:
         return f"{self.base_url.rstrip('/')}/{path}"
+
+
+@contextlib.contextmanager
+def _cut_off_after(seconds: float, late: threading.Event) -> Iterator[urllib.request.OpenerDirector]:
+    """Opens URLs; when time is up, `late` is set and the connections are shut, whatever still drips from them."""
+    sockets: list[socket.socket] = []
+
+    class Plain(http.client.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.append(self.sock)
+
+    class Secure(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.append(self.sock)
+
+    class OpenPlain(urllib.request.HTTPHandler):
+        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Plain, request)
+
+    class OpenSecure(urllib.request.HTTPSHandler):
+        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Secure, request)
+
+    def cut() -> None:
+        late.set()
+        for one in sockets:
+            with contextlib.suppress(OSError):  # it has ended already
+                one.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield urllib.request.build_opener(OpenPlain, OpenSecure)
+    finally:
+        timer.cancel()
 
 
 def _accepted(answer: dict[str, Any], check: Check | None) -> bool:

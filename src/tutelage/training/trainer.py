@@ -30,6 +30,7 @@ from tutelage.training.random_state import get_random_state, seeded, set_random_
 from tutelage.training.record import MetricsFile, RunningMean
 from tutelage.training.settings import TrainingSettings
 from tutelage.training.sharding import Shards, load_optimizer, whole_tree
+from tutelage.training.trackers import Trackers
 
 Evaluate = Callable[[], Mapping[str, float]]
 """Metrics by name at this moment of the run, on data that is held out."""
@@ -128,8 +129,8 @@ class Trainer:
             StopRequest() as stop,
         ):
             self._prepare(sharded=asked and self._several)
-            if trackers:
-                self.accelerator.init_trackers(self.settings.project, self.settings.model_dump(mode="json"))
+            told = self.settings.model_dump(mode="json")
+            self._trackers = Trackers(self.accelerator, self.settings.project, told) if trackers else None
             self._file = MetricsFile(self.folder if self.accelerator.is_main_process else None)
             self._restore(resume)
             self._watching = self.monitors if self.accelerator.is_main_process else []
@@ -145,8 +146,8 @@ class Trainer:
             finally:
                 for monitor in self._watching:
                     monitor.on_end(self.history)
-                if trackers:
-                    self.accelerator.end_training()
+                if self._trackers is not None:
+                    self._trackers.finish()
         return self.history
 
     def _loop(self, stop: StopRequest) -> None:
@@ -234,7 +235,9 @@ class Trainer:
             shares = [rows[rank::world] if len(rows) >= world else rows[:1] for rows in batches]
         else:
             shares = list(batches)
-        loaded = load_batches(self.train, shares, num_workers=settings.num_workers)
+        seed = ((settings.seed * 1_000_003 + epoch) * 1_000_003) * world + rank
+        skipped = first * settings.gradient_accumulation
+        loaded = load_batches(self.train, shares, num_workers=settings.num_workers, seed=seed, first=skipped)
         for start in range(0, len(batches), settings.gradient_accumulation):
             group = batches[start : start + settings.gradient_accumulation]
             samples = sum(len(rows) for rows in group)
@@ -346,9 +349,9 @@ class Trainer:
         self._best.see(record, self._modules)
         self.history.append(record)
         self._file.append(record)
-        if self.settings.trackers:
+        if self._trackers is not None:
             numbers = {name: value for name, value in record.items() if name != "step"}
-            self.accelerator.log(numbers, step=self.step)
+            self._trackers.log(numbers, self.step)
 
     def _checkpoint(self) -> Path | None:
         if self.folder is None:
