@@ -400,7 +400,9 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first problem in one line."""
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    location = [part for part in first["loc"] if not _is_branch(part)]
+    named = first["type"] in ("extra_forbidden", "missing")  # then the last part is a key, whatever it looks like
+    location = [part for part in first["loc"][:-1] if not _is_branch(part)]
+    location += [part for part in first["loc"][-1:] if named or not _is_branch(part)]
     key = " ".join(".".join(str(part) for part in location).split()) or "(top)"
     if first["type"] == "extra_forbidden":
         return f"Config key `{key}` is not known{nearest(location[-1], _fields_at(kind, location[:-1]))}."

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from tests.reliability.children import ROOT
 from tests.reliability.faults import Faults
 from tests.reliability.readers import Reader, damaged, readers
 
@@ -58,25 +64,40 @@ def check(reader: Reader, folder: Path, good: object, what: str) -> None:
     assert not reader.sealed or found == good, f"{what}: not noticed"
 
 
-def run(reader: Reader, folder: Path, faults: Faults, count: int, seed: str) -> None:
+def run(reader: Reader, folder: Path, faults: Faults, count: int) -> None:
     reader.make(folder)
     files = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size}
     good = reader.read(folder)
-    draw = random.Random(f"{reader.name} {seed}")
-    for number in range(count):
-        path = draw.choice(list(files))
+
+    @settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=HealthCheck)
+    @given(path=st.sampled_from(list(files)), draw=st.randoms(use_true_random=True))
+    def one(path: Path, draw: random.Random) -> None:
         kind, content = damage(files[path], draw)
         with damaged(files, path, content), faults.inject(f"{reader.name}: {kind}"):
-            check(reader, folder, good, f"{path.name}, {kind}, {number}")
+            check(reader, folder, good, f"{path.name}, {kind}")
+
+    one()
     assert reader.read(folder) == good
 
 
 @pytest.mark.parametrize("name", [name for name, reader in READERS.items() if not reader.slow])
 def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, faults: Faults, name: str) -> None:
-    run(READERS[name], tmp_path, faults, 12, "short")
+    run(READERS[name], tmp_path, faults, 10)
 
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("name", READERS)
 def test_a_file_damaged_in_many_ways_is_told_in_one_line(tmp_path: Path, faults: Faults, name: str) -> None:
-    run(READERS[name], tmp_path, faults, 60 if READERS[name].slow else 400, "long")
+    run(READERS[name], tmp_path, faults, 60 if READERS[name].slow else 400)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("what", ["config", "teacher cache"])
+def test_fuzzed_by_coverage_it_is_told_in_one_line(faults: Faults, what: str) -> None:
+    pytest.importorskip("atheris", reason="Coverage-guided fuzzing needs Atheris: pip install atheris")
+    command = [sys.executable, "-m", "tests.reliability.fuzz", what, "20"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = re.search(r"Done (\d+) runs", done.stderr)
+    assert found is not None, done.stderr[-3000:]
+    faults.survived(f"{what}: fuzzed by coverage", int(found[1]))

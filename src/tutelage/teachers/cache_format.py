@@ -202,6 +202,14 @@ class Layout:
             self._columns[name] = _Column(start, stop, _TORCH_TYPES[kind], tuple(shape))
             start = stop
 
+    def check_classes(self) -> None:
+        """Raise `ValueError` unless there are more classes than a record keeps of them."""
+        if "top_log_probs" in self._columns:
+            kept = {self._columns[name].shape[-1:] for name in ("top_log_probs", "top_classes")}
+            classes = self.num_classes
+            if len(kept) != 1 or not isinstance(classes, int) or not (0 < min(kept)[-1] < classes < 1 << 31):
+                raise ValueError(f"{sorted(kept)} of {classes} classes cannot be kept")
+
     def column(self, records: Tensor, name: str) -> Tensor:
         """One column `[batch, …]` of records given as bytes `[batch, record_bytes]` (uint8), in its stored type."""
         place = self._columns[name]

@@ -151,7 +151,7 @@ class Manifest:
             manifest = cls(**found)
             if not (manifest.count > 0 and manifest.shard_size > 0):
                 raise ValueError("count and shard_size must be positive")
-            manifest.layout()
+            manifest.layout().check_classes()
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             raise ValueError(f"Expected {path} to be a cache's manifest, but it is damaged: {error}.") from error
         return manifest
