@@ -48,7 +48,10 @@ def test_single_settings_change_the_defaults() -> None:
         ({"training": {"epochs": "many"}}, r"`training.epochs`: input should be a valid integer.*but got 'many'"),
         ({"training": {"scheduler": "cosin"}}, r"`training.scheduler`: input should be 'constant', 'linear'.*'cosin'"),
         ({"teacher": {"name": "mlp", "trian": {}}}, r"`teacher.trian` is not known \(did you mean 'train'\?\)"),
-        ({"teacher": [{"name": "mlp"}, {"nam": "mlp"}]}, r"`teacher.1.nam` is not known \(did you mean 'name'\?\)"),
+        (
+            {"teacher": [{"name": "mlp", "kind": "random"}, {"nam": "mlp"}]},
+            r"`teacher.1.nam` is not known \(did you mean 'name'\?\)",
+        ),
         (
             {"objectives": [{"name": "pld", "wieght": 2}]},
             r"`arms.student.0.wieght` is not known \(did you mean 'weight'\?\)",
@@ -63,7 +66,11 @@ def test_single_settings_change_the_defaults() -> None:
             "the method `mutual` needs a teacher that learns with the student: set its `kind: online`",
         ),
         ({"teacher": {"name": "mlp", "kind": "online"}}, "an `online` teacher needs a method that teaches it"),
-        ({"teacher": ["mlp", {"name": "mlp", "kind": "online"}], "method": "mutual"}, "all of them or none"),
+        (
+            {"teacher": [{"name": "mlp", "kind": "random"}, {"name": "mlp", "kind": "online"}], "method": "mutual"},
+            "all of them or none",
+        ),
+        ({"teacher": "mlp"}, r"`teacher`: `mlp` begins with random weights: give its `weights`.* `train: \{\}`"),
         ({"teacher": {"name": "mlp", "kind": "online"}, "method": "mutual", "cache": True}, "can not be cached"),
     ],
 )

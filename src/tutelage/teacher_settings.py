@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from tutelage.models.specification import ModelSpecification
+from tutelage.models.specification import BUILDERS, ModelSpecification
 from tutelage.teachers import CostMeter, Endpoint, ServedTeacher
 from tutelage.training.settings import StrictModel, TrainingSettings
 
@@ -75,6 +75,16 @@ class TeacherSettings(ModelSpecification):
             raise ValueError("a teacher of kind `served` needs an `endpoint`, and no other kind has one")
         if self.kind == "served" and self.train is not None:
             raise ValueError("a `served` teacher can not be trained from here")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_teachers_know_something(self) -> TeacherSettings:
+        unknowing = self.kind == "frozen" and self.name in BUILDERS and self.weights is None and self.train is None
+        if unknowing:
+            raise ValueError(
+                f"`{self.name}` begins with random weights: give its `weights` (a safetensors file), `train: {{}}` to "
+                "train it on the labels first, or `kind: random` if it is meant to know nothing"
+            )
         return self
 
     def served(self, vocab_size: int, responses: Path | str | None) -> ServedTeacher:
