@@ -1,4 +1,4 @@
-"""What a job left in its folder, so that two of them can be compared: all bits, but for what a clock says."""
+"""What a job left in its folder, so that two of them can be compared: all bits, but for what depends on the machine."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from tutelage.files import read_tensors
 
-_CLOCKS = ("seconds", "milliseconds", "created", "latency", "on_front")
+_MEASURED = ("seconds", "milliseconds", "created", "latency", "on_front", "memory", "cost")
 _ASIDE = (".html", ".lock")
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Every file by its place: tensors as bytes, JSON without what depends on a clock, others by their checksum.
+    """Every file by its place: tensors as bytes, JSON without time and memory, others by their checksum.
 
-    Pages are left out: they show the same JSON and the time. So are a checkpoint's `state.json`, which holds seconds,
-    and its manifest, which holds the checksum of that.
+    The folder's own place is taken out of YAML. Pages are left out: they show the same JSON and the time. So are a
+    checkpoint's `state.json`, which holds seconds, and its manifest, which holds the checksum of that.
     """
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
@@ -29,9 +29,11 @@ def outcome(folder: Path) -> dict[str, Any]:
                 key: (str(value.dtype), value.numpy().tobytes()) for key, value in read_tensors(path).items()
             }
         elif path.suffix == ".json":
-            found[name] = _without_clocks(json.loads(path.read_text()))
+            found[name] = _without_measured(json.loads(path.read_text()))
         elif path.suffix == ".jsonl":
-            found[name] = [_without_clocks(json.loads(line)) for line in path.read_text().splitlines()]
+            found[name] = [_without_measured(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".yaml":
+            found[name] = path.read_text().replace(str(folder), "FOLDER")
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
@@ -42,7 +44,9 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
 
 
-def _without_clocks(value: Any) -> Any:
+def _without_measured(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_clocks(part) for key, part in value.items() if not any(word in key for word in _CLOCKS)}
-    return [_without_clocks(part) for part in value] if isinstance(value, list) else value
+        return {
+            key: _without_measured(part) for key, part in value.items() if not any(word in key for word in _MEASURED)
+        }
+    return [_without_measured(part) for part in value] if isinstance(value, list) else value

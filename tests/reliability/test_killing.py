@@ -37,6 +37,20 @@ RUN = {
 }
 
 
+COMPARISON = {
+    "name": "tiny",
+    "data": "iris",
+    "teacher": RUN["teacher"],
+    "student": {"name": "mlp", "arguments": {"hidden": [4]}},
+    "training": {"epochs": 6, "learning_rate": 0.02, "batch_size": 16},
+    "methods": {"include": ["pld", "focal_loss"]},
+    "finalists": 1,
+    "seeds": 2,
+    "jobs": 1,
+    "budget": 600,
+}
+
+
 @dataclass(frozen=True)
 class Job:
     """A job that goes on where it was: what is called, and what before the folder."""
@@ -55,11 +69,13 @@ def children() -> Iterator[Children]:
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     folder = tmp_path_factory.mktemp("jobs")
     (folder / "config.yaml").write_text(yaml.safe_dump(RUN))
+    (folder / "comparison.yaml").write_text(yaml.safe_dump(COMPARISON))
     torch.manual_seed(0)
     save_model(folder / "teacher.safetensors", mlp(4, 3, hidden=(64, 64)))
     return {
         "distillation": Job("tests.reliability.work:distill", (folder / "config.yaml",)),
         "cache build": Job("tests.reliability.work:cache"),
+        "comparison": Job("tests.reliability.work:compare", (folder / "comparison.yaml",)),
         "search": Job("tests.reliability.work:search", (folder / "teacher.safetensors",)),
     }
 
@@ -121,8 +137,8 @@ def running(children: Children, jobs: dict[str, Job], tmp_path_factory: pytest.T
         ("distillation", 3),
         ("cache build", 2),
         *(
-            pytest.param(name, 10, marks=pytest.mark.reliability, id=f"{name}, the long part")
-            for name in ("distillation", "cache build", "search")
+            pytest.param(name, kills, marks=pytest.mark.reliability, id=f"{name}, the long part")
+            for name, kills in (("distillation", 10), ("cache build", 10), ("search", 10), ("comparison", 5))
         ),
     ],
 )
@@ -143,21 +159,24 @@ def test_killed_again_and_again_it_ends_as_if_never_stopped(
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("name", ["distillation", "cache build", "search"])
+@pytest.mark.parametrize(
+    ("name", "once", "again"),
+    [("distillation", 5, 5), ("cache build", 5, 5), ("search", 5, 5), ("comparison", 2, 5)],
+)
 def test_killed_at_any_time_it_ends_as_if_never_stopped(
-    running: Jobs, faults: Faults, tmp_path: Path, name: str
+    running: Jobs, faults: Faults, tmp_path: Path, name: str, once: int, again: int
 ) -> None:
-    """Five times killed once and gone on with; then five times one after another."""
+    """So many times killed once and gone on with; then so many times one after another."""
     seconds = running.whole(name).seconds
     draw = random.Random(name)
-    for part in range(5):
+    for part in range(once):
         place = tmp_path / f"once {part}"
-        moment = seconds * (part + draw.random()) / 5.5
+        moment = seconds * (part + draw.random()) / (once + 0.5)
         killed = running.kill_after(name, place, moment)
         with faults.inject(f"kill -9 at a moment of a {name}", killed):
             assert running.finish(name, place) == []
     place, survived = tmp_path / "again", 0
-    for _ in range(5):
+    for _ in range(again):
         survived += running.kill_after(name, place, seconds * (0.1 + 0.15 * draw.random()))
     with faults.inject(f"kill -9 at a moment of a {name}", survived):
         assert running.finish(name, place) == []

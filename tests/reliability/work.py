@@ -31,6 +31,12 @@ def search(teacher: str, folder: str) -> None:
     command("search", "--teacher", teacher, "--data", "iris", *options, "--jobs", "1", "--out", folder)
 
 
+def compare(config: str, folder: str) -> None:
+    """`tutelage compare`: a new comparison, or the one in the folder."""
+    begun = (Path(folder) / "config.yaml").exists()
+    command("compare", *(["--resume", folder] if begun else [config, "--out", folder]))
+
+
 def cache(folder: str) -> None:
     """`build_cache` in small shards, which goes on by itself."""
     from tutelage.data import load_data

@@ -26,7 +26,7 @@ from tutelage.comparison.trial import Failure
 from tutelage.comparison.winner import winner_config
 from tutelage.config import parse_config, read_config
 from tutelage.data.samples import Data
-from tutelage.files import read_json, write_json, write_text
+from tutelage.files import read_json, remove_half_written, write_json, write_text
 from tutelage.reporting.comparison_page import write_comparison_page
 from tutelage.reproduction.environment import environment
 from tutelage.reproduction.recipe import Arm, Context, Scale
@@ -60,6 +60,7 @@ def start_comparison(
         raise FileExistsError(f"{folder} holds a comparison already: resume it, or choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder), TrialRunner(config.engine, config.jobs or core_count()) as runner:
+        remove_half_written(folder)
         write_text(folder / "config.yaml", config.to_yaml())
         data = checked_data(config)
         shared = folder / "shared"

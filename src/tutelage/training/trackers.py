@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Any
 
+from tutelage.training.settings import TrainingSettings
+
 PATIENCE = 30.0
 """Seconds that a run waits for its trackers before it goes on without them."""
 
@@ -19,21 +21,21 @@ class Trackers:
 
     Args:
         accelerator: An `Accelerator` with `log_with`; on other processes than the main one nothing is told.
-        project: The project's name.
-        settings: What the trackers keep about the run.
+        settings: The run's, which name the project and are kept with it.
     """
 
-    def __init__(self, accelerator: Any, project: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, accelerator: Any, settings: TrainingSettings) -> None:
         self._accelerator = accelerator
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._hang = False
         if accelerator.is_main_process:
             threading.Thread(target=self._work, name="trackers", daemon=True).start()
-        self._ask(lambda: accelerator.init_trackers(project, dict(settings)))
+        self._ask(lambda: accelerator.init_trackers(settings.project, settings.model_dump(mode="json")))
 
-    def log(self, values: Mapping[str, Any], step: int) -> None:
+    def log(self, record: Mapping[str, Any]) -> None:
         """Tell of a record."""
-        self._ask(lambda: self._accelerator.log(dict(values), step=step))
+        numbers = {name: value for name, value in record.items() if name != "step"}
+        self._ask(lambda: self._accelerator.log(numbers, step=record["step"]))
 
     def finish(self) -> None:
         """Tell that the run has ended."""

@@ -129,8 +129,7 @@ class Trainer:
             StopRequest() as stop,
         ):
             self._prepare(sharded=asked and self._several)
-            told = self.settings.model_dump(mode="json")
-            self._trackers = Trackers(self.accelerator, self.settings.project, told) if trackers else None
+            self._trackers = Trackers(self.accelerator, self.settings) if trackers else None
             self._file = MetricsFile(self.folder if self.accelerator.is_main_process else None)
             self._restore(resume)
             self._watching = self.monitors if self.accelerator.is_main_process else []
@@ -350,8 +349,7 @@ class Trainer:
         self.history.append(record)
         self._file.append(record)
         if self._trackers is not None:
-            numbers = {name: value for name, value in record.items() if name != "step"}
-            self._trackers.log(numbers, self.step)
+            self._trackers.log(record)
 
     def _checkpoint(self) -> Path | None:
         if self.folder is None:
