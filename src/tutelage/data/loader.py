@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tutelage.batch import Batch
+from tutelage.data.arrays import ArraySamples
 from tutelage.data.samples import Samples
 
 
@@ -26,20 +30,30 @@ def epoch_order(length: int, *, seed: int, epoch: int, shuffle: bool = True) -> 
     return torch.randperm(length, generator=generator)
 
 
-def load_batches(samples: Samples, rows: Iterable[Tensor], *, num_workers: int = 0) -> Iterator[Batch]:
+def load_batches(
+    samples: Samples, rows: Iterable[Tensor], *, num_workers: int = 0, seed: int | None = None, first: int = 0
+) -> Iterator[Batch]:
     """Batches for the given groups of rows, in their order.
 
     Args:
         samples: Where to read from.
         rows: int64 row numbers, one tensor a batch.
         num_workers: Processes that read ahead; 0 reads in this one, which is fastest for data in memory. The batches
-            are the same for every number.
+            are the same for every number when there is a `seed`, or nothing in them is drawn.
+        seed: Batch n is read with PyTorch's, NumPy's and Python's generators seeded by (seed, n), so random
+            augmentation does not depend on who reads, and when; the generators of this process stay as they are. None
+            draws from them as they are.
+        first: The number of the first batch.
     """
+    draws = seed is not None and type(samples) is not ArraySamples
+    numbers = itertools.count((seed or 0) * 1_000_003 + first)
     if num_workers == 0:
-        return map(samples.batch, rows)
+        if not draws:
+            return map(samples.batch, rows)
+        return (_read(samples, group, number) for group, number in zip(rows, numbers, strict=False))
     from torch.utils.data import DataLoader
 
-    groups = [group.tolist() for group in rows]
+    groups = [[number if draws else None, *group.tolist()] for group, number in zip(rows, numbers, strict=False)]
     loader: DataLoader[Batch] = DataLoader(
         _RowReader(samples),
         batch_sampler=groups,
@@ -68,7 +82,7 @@ class BatchesInOrder:
 
     def __iter__(self) -> Iterator[Batch]:
         rows = torch.split(torch.arange(len(self.samples)), self.batch_size)
-        for batch in load_batches(self.samples, rows, num_workers=self.num_workers):
+        for batch in load_batches(self.samples, rows, num_workers=self.num_workers, seed=0):
             yield batch.to(self.device)
 
 
@@ -81,8 +95,25 @@ class _RowReader(torch.utils.data.Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitems__(self, rows: list[int]) -> Batch:
-        return self.samples.batch(torch.tensor(rows, dtype=torch.int64))
+    def __getitems__(self, group: list[int | None]) -> Batch:
+        number, *rows = group
+        return _read(self.samples, torch.tensor(rows, dtype=torch.int64), number)
+
+
+def _read(samples: Samples, rows: Tensor, number: int | None) -> Batch:
+    """A batch, with all generators seeded by the number while it is read."""
+    if number is None:
+        return samples.batch(rows)
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(number % 2**63)
+    np.random.seed(number % 2**32)
+    random.seed(number)
+    try:
+        return samples.batch(rows)
+    finally:
+        torch.set_rng_state(kept[0])
+        np.random.set_state(kept[1])
+        random.setstate(kept[2])
 
 
 def _as_read(batch: Batch) -> Batch:
