@@ -68,7 +68,7 @@ def test_the_page_tells_the_whole_story(tmp_path: Path) -> None:
         "since mine",
         "student: mlp",
         "no room for the 60 steps",
-        "Final: 2 methods, 2 seeds, 30 steps",
+        "Final: up to 2 methods, 2 seeds, 30 steps",
     ):
         assert text in page, text
     assert page.count("<svg") == 2

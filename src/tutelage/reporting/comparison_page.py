@@ -143,10 +143,10 @@ def _test(result: Mapping[str, Any], first: str, second: str) -> Mapping[str, An
 def _plan(result: Mapping[str, Any]) -> list[str]:
     lines = []
     for number, one in enumerate(result["rounds"]):
-        name = "Final" if number == len(result["rounds"]) - 1 else f"Round {number + 1}"
+        name = "Final: up to" if number == len(result["rounds"]) - 1 else f"Round {number + 1}:"
         settings = f", {one['settings']} settings each" if one["settings"] > 1 else ""
         seeds = f", {one['seeds']} seeds" if one["seeds"] > 1 else ""
-        lines.append(f"{name}: {one['methods']} methods{settings}{seeds}, {one['steps']} steps")
+        lines.append(f"{name} {one['methods']} methods{settings}{seeds}, {one['steps']} steps")
     if result["rounds"][-1]["steps"] < result["whole_steps"]:
         lines.append(f"The budget had no room for the {result['whole_steps']} steps of `training`.")
     return lines
