@@ -5,6 +5,7 @@
 #   make check      formatting, lint, types, floors
 #   make docs       build the documentation into site/, strictly
 #   make bench      run every benchmark
+#   make bench-check  measure ratios to peers again and fail on one that has become 15 % worse
 #   make test-slow  the long tests that `make test` leaves out
 #   make reliability  inject every fault of the reliability suite and write the table in the documentation
 #   make refresh-demo  run the demo and put its output and a picture of its report into the README
@@ -22,7 +23,7 @@ INSTALL := $(PIP) install --no-build-isolation --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo refresh-demo test test-slow reliability check docs bench clean chromium
+.PHONY: help demo refresh-demo test test-slow reliability check docs bench bench-check clean chromium
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -80,10 +81,13 @@ reliability: $(STAMPS)/dev chromium
 
 # All of them run, whatever one of them misses; the exit status says whether any did.
 bench: $(STAMPS)/dev
-	@missed=; for file in $(filter-out %/__init__.py %/harness.py,$(wildcard benchmarks/*.py)); do \
+	@missed=; for file in $(filter-out $(addprefix benchmarks/,__init__.py allocator.py check.py harness.py page.py records.py),$(wildcard benchmarks/*.py)); do \
 		name=$$(basename $$file .py); echo; echo "== $$name"; \
 		$(BIN)/python -m benchmarks.$$name || missed="$$missed $$name"; \
 	done; [ -z "$$missed" ] || { echo; echo "Missed or failed:$$missed" >&2; exit 1; }
+
+bench-check: $(STAMPS)/dev
+	$(BIN)/python -m benchmarks.check
 
 clean:
 	rm -rf site build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis

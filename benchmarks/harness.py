@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import platform
 import resource
@@ -15,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,31 +24,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.records import RESULTS, Spread
 from tutelage.files import write_json
-
-RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of a measured quantity."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """The spread of some values."""
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
-
-    def __str__(self) -> str:
-        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-    def record(self) -> dict[str, float]:
-        """The spread as it stands in a result file, to four digits."""
-        return {part: float(f"{getattr(self, part):.4g}") for part in ("median", "low", "high")}
 
 
 @dataclass(frozen=True)
@@ -118,6 +96,35 @@ def _finish() -> None:
         torch.cuda.synchronize()
 
 
+@dataclass(frozen=True)
+class Slope:
+    """An exponent: the slope of a line through logarithms, with its standard error."""
+
+    exponent: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.exponent:.2f} ± {self.error:.2f}"
+
+
+def log_log_slope(sizes: Sequence[float], values: Sequence[float]) -> Slope:
+    """The exponent with which values grow, by least squares on logarithms.
+
+    Args:
+        sizes: At least three, all positive, not all the same.
+        values: One a size, all positive.
+
+    >>> log_log_slope([1, 2, 4], [3, 12, 48])
+    Slope(exponent=2.0, error=0.0)
+    """
+    x, y = ([math.log(value) for value in row] for row in (sizes, values))
+    middle, height = statistics.fmean(x), statistics.fmean(y)
+    square = sum((one - middle) ** 2 for one in x)
+    slope = sum((one - middle) * other for one, other in zip(x, y, strict=True)) / square
+    residual = sum((other - height - slope * (one - middle)) ** 2 for one, other in zip(x, y, strict=True))
+    return Slope(round(slope, 6), round(math.sqrt(residual / (len(x) - 2) / square), 6))
+
+
 def peak_memory(function: str, *arguments: str) -> int:
     """Bytes by which a call raises the peak memory of a fresh process.
 
@@ -126,17 +133,17 @@ def peak_memory(function: str, *arguments: str) -> int:
             a function without arguments.
         arguments: Passed on, as text.
     """
-    command = [
-        sys.executable,
-        "-c",
-        "from benchmarks.harness import _report_peak; _report_peak()",
-        function,
-        *arguments,
-    ]
+    command = [sys.executable, "-c", "from benchmarks.harness import _report_peak; _report_peak()"]
     # A fixed threshold makes glibc give back what is freed, so that nothing left from before the call is used again.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    folder = Path(__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environment)
+    done = subprocess.run(
+        [*command, function, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+        env=environment,
+    )
     return int(done.stdout.split()[-1])
 
 
@@ -144,12 +151,19 @@ def _report_peak() -> None:
     from tutelage.registry import resolve
 
     function, *arguments = sys.argv[1:]
-    measured = resolve(function, {}, "function")(*arguments)
+    print(raised_peak(resolve(function, {}, "function")(*arguments)))
+
+
+def raised_peak(measured: Callable[[], object]) -> int:
+    """Bytes by which a call raises the peak memory of this process above what it holds now.
+
+    Only Linux lets the peak start anew; elsewhere a call that stays below an earlier peak seems to take nothing.
+    """
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from what is held now
+        Path("/proc/self/clear_refs").write_text("5")
     before = _peak_of_this_process()
     measured()
-    print(_peak_of_this_process() - before)
+    return _peak_of_this_process() - before
 
 
 def _peak_of_this_process() -> int:

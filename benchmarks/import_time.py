@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 
-from benchmarks.harness import Spread, record
+from benchmarks.harness import record
+from benchmarks.records import Spread
 
 OVER_TORCH, HELP, TURNS = 0.25, 1.0, 7
 

@@ -201,7 +201,7 @@ def seconds(timings: tuple[Timings, Timings]) -> dict[str, Any]:
     }
 
 
-def cross_entropy_times() -> dict[str, Any]:
+def cross_entropy_times(*, quick: bool = False) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     bound = products(N, D, V)
     pairs = {
@@ -213,14 +213,17 @@ def cross_entropy_times() -> dict[str, Any]:
         "filtered over three products": ("filtered", "products"),
     }
     results = {}
-    for kind, names, turns in (
+    measured = [
         ("peaked", ("fused", "recompute", "filtered", "dense", "pytorch"), 4),
         ("random", ("fused", "pytorch"), 2),
-    ):
+    ]
+    for kind, names, turns in [("peaked", ("fused", "filtered", "pytorch"), 2)] if quick else measured:
         print(f"{kind}:", flush=True)
         timings = both_clocks({"products": bound, **{name: cross_entropy_run(name, kind) for name in names}}, turns)
         shown = {text: pair for text, pair in pairs.items() if {*pair} <= {"products", *names}}
         results[kind] = {"ratios": ratios(timings, shown), "seconds": seconds(timings)}
+    if quick:
+        return results
     timings = both_clocks(
         {name: cross_entropy_run(name, "random", (256, D, V)) for name in ("fused", "pytorch in chunks")}, 2
     )
@@ -269,12 +272,13 @@ def memory() -> dict[str, Any]:
     return results
 
 
-def distillation_times() -> dict[str, Any]:
+def distillation_times(*, quick: bool = False) -> dict[str, Any]:
+    names = [name for name in DIVERGENCES if name.endswith("forward_kl")] if quick else list(DIVERGENCES)
     subjects = {"products": products(FEWER, D, V, teacher=True)}
-    subjects |= {name: distillation_run(name) for name in DIVERGENCES}
-    timings = both_clocks(subjects, 3)
-    pairs = {f"{kind} over four products": (kind, "products") for kind in ("forward_kl", "reverse_kl", "jsd")}
-    pairs |= {f"{peer} over ours": (peer, peer.split()[1]) for peer in DIVERGENCES if " " in peer}
+    subjects |= {name: distillation_run(name) for name in names}
+    timings = both_clocks(subjects, 2 if quick else 3)
+    pairs = {f"{kind} over four products": (kind, "products") for kind in names if " " not in kind}
+    pairs |= {f"{peer} over ours": (peer, peer.split()[1]) for peer in names if " " in peer}
     return {"ratios": ratios(timings, pairs), "seconds": seconds(timings)}
 
 
@@ -338,8 +342,11 @@ def judged(ratio: Mapping[str, Any], most: float) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def measure(*, quick: bool = False) -> dict[str, Any]:
+    """The record; quickly, only what `make bench-check` compares, in fewer turns."""
     warnings.filterwarnings("ignore")
+    if quick:
+        return {"cross_entropy": cross_entropy_times(quick=True), "distillation": distillation_times(quick=True)}
     if not LIGER:
         print("Liger-Kernel is not installed and is skipped.")
     if not TRL:
@@ -355,7 +362,6 @@ def main() -> None:
     ):
         print(f"{title}:", flush=True)
         results[title] = measure()
-    draw(results["growth"])
     path_of = {
         "fused at most 1.10 of three products": ("cross_entropy", "peaked", "fused over three products", 1.10),
         "fused at most 0.90 of PyTorch's own": ("cross_entropy", "peaked", "fused over pytorch", 0.90),
@@ -373,9 +379,15 @@ def main() -> None:
     ):
         share = results["memory"][name]["share_of_logits"]
         figures[text] = {"found": share, "at_most": most, "holds": share <= most}
-    results["figures"] = figures
+    return {**results, "figures": figures}
+
+
+def main() -> None:
+    """Measure, print, draw, and write the result."""
+    results = measure()
+    draw(results["growth"])
     path = record("linear_cross_entropy", results)
-    for text, figure in figures.items():
+    for text, figure in results["figures"].items():
         print(f"{'holds' if figure['holds'] else 'MISSED'}: {text} ({figure})")
     print(f"Written to {path.relative_to(path.parents[2])}.")
 

@@ -9,7 +9,9 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import json
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -56,6 +58,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages; a page that somebody wrote by hand stays."""
     pages = {f"api/{room}.md": functools.partial(api_page, room) for room in ROOMS}
+    pages |= {f"assets/benchmark_{name}.svg": drawing for name, drawing in benchmark_plots().items()}
     pages |= {f"systems/{system.slug}.md": functools.partial(bare_system_page, system) for system in shown_systems()}
     for place, write in pages.items():
         if files.get_file_from_path(place) is None:
@@ -73,6 +76,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         "commands": command_reference,
         "systems": systems_table,
         "rooms": rooms_table,
+        "benchmark-ratios": lambda: benchmark_pages().ratio_tables(),
+        "benchmark-growth": lambda: benchmark_pages().growth_table(),
+        "reliability": reliability_table,
         "system-facts": lambda: system_facts(slug),
         "system-results": lambda: system_results(slug),
     }
@@ -83,6 +89,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return parts[match[1]]()
 
     return MARKER.sub(fill, markdown)
+
+
+# ── Benchmarks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def benchmark_pages() -> Any:
+    """`benchmarks.page`, which lies beside the docs and in no package that is installed."""
+    root = str(Path(__file__).parents[1])
+    if root not in sys.path:
+        sys.path.append(root)
+    return importlib.import_module("benchmarks.page")
+
+
+def benchmark_plots() -> dict[str, Callable[[], str]]:
+    """The drawings of the page of benchmarks, by name."""
+    return {"ratios": benchmark_pages().ratio_plot, "growth": benchmark_pages().growth_plot}
 
 
 # ── Small forms ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -315,6 +337,23 @@ def command_reference() -> str:
 
 
 @functools.cache
+def reliability_table() -> str:
+    """The faults that `make reliability` injected when it was last run, as it recorded them."""
+    recorded = json.loads(Path("docs/assets/reliability.json").read_text(encoding="utf-8"))
+    rows = [
+        (row["area"], code_spans(row["fault"]), *(str(row[key]) for key in ("injected", "survived", "lost")))
+        for row in recorded["faults"]
+    ]
+    totals = [str(sum(row[key] for row in recorded["faults"])) for key in ("injected", "survived", "lost")]
+    machine = recorded["environment"]
+    measured = (
+        f"Measured by `make reliability` on {recorded['date']} with Python {machine['python']} and PyTorch "
+        f"{machine['torch']} on {machine['cores']} cores of {machine['processor']}."
+    )
+    rows.append(("**all**", "", *(f"**{total}**" for total in totals)))
+    return f"{measured}\n\n{table(('Test', 'Fault', 'Injected', 'Survived', 'Lost'), rows)}"
+
+
 def shown_systems() -> tuple[Any, ...]:
     """The systems that have a recipe, by number."""
     from tutelage.reproduction.catalogue import systems

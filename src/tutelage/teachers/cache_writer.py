@@ -176,7 +176,8 @@ def _finish(folder: Path, manifest: Manifest, ask: Ask, progress: Callable[[int,
             manifest.save(folder)
         if progress is not None:
             progress(number + 1, manifest.num_shards)
-    parts = [read_records(folder, manifest, number)["index"] for number in range(manifest.num_shards)]
+    shards = range(manifest.num_shards)
+    parts = [read_records(folder, manifest, number)["index"].copy() for number in shards]  # one is mapped at a time
     stable = np.concatenate(parts)
     in_order = np.sort(stable)
     if (twice := in_order[1:][in_order[1:] == in_order[:-1]]).size:
