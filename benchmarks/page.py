@@ -90,6 +90,9 @@ def growth_plot(folder: Path = RESULTS) -> str:
                     panel.loglog(sizes, ideal, "--", color=tone, linewidth=0.8, alpha=0.7)
                 panel.set_ylabel(label if column == 0 else "")
                 panel.set_xlabel(axis if line else "")
+                marks = sorted({size for row in paths.values() for size in row["sizes"]})
+                panel.set_xticks(marks[:: -(-len(marks) // 5)], [f"{size:,}" for size in marks[:: -(-len(marks) // 5)]])
+                panel.set_xticks([], minor=True)
                 if not line:
                     panel.legend(fontsize=5.5, frameon=False, labelcolor=INK)
         return figure.svg()

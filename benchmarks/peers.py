@@ -183,6 +183,7 @@ def measure_task(task: str, subjects: Mapping[str, Worker], turns: int) -> dict[
 
 def measure(*, quick: bool = False) -> dict[str, Any]:
     """The record; quickly, only what `make bench-check` compares, in fewer turns, with peers that are there already."""
+    torch.set_num_threads(1)  # as every subject does: the record says so
     pythons, skipped = {}, {}
     for name in PEERS:
         try:
