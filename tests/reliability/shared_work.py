@@ -95,11 +95,14 @@ def trainer(folder: Path | str | None, kind: str = "plain", dropout: float = 0.0
     """The distillation `kind`, in a folder.
 
     `plain` has labels and logits; `features` adds taps in blocks with a projector that learns; `moving` has a moving
-    average as its teacher; `mutual` two networks that teach each other; `norm` a batch normalisation.
+    average as its teacher; `tied` two blocks that share a weight; `mutual` two networks that teach each other; `norm` a
+    batch normalisation.
     """
     data = samples()
     student = Network(WIDTH, 1, dropout=dropout, batch_norm=kind == "norm")
     teacher: Any = Network(16, 2).requires_grad_(False)
+    if kind == "tied":
+        student.blocks[1].first.weight = student.blocks[0].first.weight
     objectives: dict[str, Objective | Weighted] = {
         "label": CrossEntropy(),
         "teacher": Weighted(KnowledgeDistillation(alpha=1.0, temperature=2.0), LinearRamp(epochs=3)),
