@@ -340,11 +340,15 @@ def command_reference() -> str:
 def reliability_table() -> str:
     """The faults that `make reliability` injected when it was last run, as it recorded them."""
     recorded = json.loads(Path("docs/assets/reliability.json").read_text(encoding="utf-8"))
-    rows = [
-        (row["area"], code_spans(row["fault"]), *(str(row[key]) for key in ("injected", "survived", "lost")))
-        for row in recorded["faults"]
-    ]
-    totals = [str(sum(row[key] for row in recorded["faults"])) for key in ("injected", "survived", "lost")]
+    counts: dict[tuple[str, str], list[int]] = {}
+    for row in recorded["faults"]:
+        fault = row["fault"].partition(":")[0] if row["area"] == "damage" else row["fault"]  # all kinds of damage
+        so_far = counts.setdefault((row["area"], fault), [0, 0, 0])
+        counts[row["area"], fault] = [
+            number + row[key] for number, key in zip(so_far, ("injected", "survived", "lost"), strict=True)
+        ]
+    rows = [(area, code_spans(fault), *map(str, numbers)) for (area, fault), numbers in counts.items()]
+    totals = [str(sum(column)) for column in zip(*counts.values(), strict=True)]
     machine = recorded["environment"]
     measured = (
         f"Measured by `make reliability` on {recorded['date']} with Python {machine['python']} and PyTorch "

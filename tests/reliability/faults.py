@@ -52,7 +52,7 @@ class Faults:
     def _write(self, fault: str, outcome: str, times: int) -> None:
         if self._folder is None:
             return
-        line = json.dumps({"area": self._area, "fault": fault, "outcome": outcome, "times": times})
+        line = json.dumps({"area": self._area, "fault": fault, "outcome": outcome, "times": int(times)})
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / f"{os.getpid()}.jsonl").open("a") as stream:
             stream.write(line + "\n")

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tutelage.files import read_tensors
 
 _MEASURED = ("seconds", "milliseconds", "created", "latency", "on_front", "memory", "cost")
@@ -33,7 +35,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         elif path.suffix == ".jsonl":
             found[name] = [_without_measured(json.loads(line)) for line in path.read_text().splitlines()]
         elif path.suffix == ".yaml":
-            found[name] = path.read_text().replace(str(folder), "FOLDER")
+            told = json.dumps(yaml.safe_load(path.read_text()))
+            found[name] = told.replace(str(folder), "FOLDER")
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
