@@ -1,13 +1,22 @@
-"""What the whole reliability suite shares: the counter of faults."""
+"""What the whole reliability suite shares: the counter of faults, and children to kill."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.reliability.children import Children
 from tests.reliability.faults import Faults
+
+
+@pytest.fixture(scope="session")
+def children() -> Iterator[Children]:
+    """Starts real processes quickly, to be killed or given little."""
+    with Children() as started:
+        yield started
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,6 @@ import pytest
 from tests.reliability.attacks import ATTACKS, LONG, REASONS
 from tests.reliability.children import Children
 from tests.reliability.faults import Faults
-
-
-@pytest.fixture(scope="module")
-def children() -> Iterator[Children]:
-    with Children() as started:
-        yield started
-
 
 SHORT = ("npy", "JSON", "YAML", "model", "checkpoint")
 
