@@ -31,8 +31,8 @@ most of them invalid.
 Three of five claims hold. N2N's best reward is 0.02 ahead of chance on both; policies that do not learn (0.68 beside
 0.72 for N2N and 0.69 for chance on digits) and the official code's mean credit (0.67) are a little behind, which three
 seeds cannot tell apart. Removal alone does as well as both stages (0.72), shrinkage alone far worse (0.27). Without a
-limit the digits student loses 0.4 points and is 3.2 to 7.7 times smaller; with a limit of a tenth it keeps to it in every
-seed (12 times smaller) and still loses 0.4 points, but uniform width loses 0.2. On `mnist1d` the student is 16 points
+limit the digits student loses 0.4 points and is 3.2 to 7.7 times smaller; with a limit of a tenth it keeps to it in all
+seeds (12 times smaller) and still loses 0.4 points, but uniform width loses 0.2. On `mnist1d` the student is 16 points
 below its teacher after the final training, in two seeds of three badly, and uniform width is level with the teacher:
 lessons of a dozen steps say little there. Rewards rise in every seed and stage of `mnist1d`, in three of six of digits.
 An earlier `full` with 40 iterations and digits alone had them rise everywhere (there are 18 now for the sake of time);
