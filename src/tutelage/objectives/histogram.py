@@ -28,7 +28,7 @@ from tutelage._checks import (
 from tutelage.batch import Batch
 from tutelage.objectives.histogram_supports import AtomSupport, HistogramSupport, Support, as_histogram_support
 from tutelage.objectives.objective import Objective
-from tutelage.objectives.precision import at_least_float32
+from tutelage.objectives.precision import at_least_float32, log_probabilities
 from tutelage.outputs import Outputs
 
 OutOfRange = Literal["clip", "raise"]
@@ -230,10 +230,10 @@ def two_hot_loss(
     """
     _check_count(logits, support, "logits")
     check_same_shape(logits[..., 0], target, "logits[..., 0]", "target")
-    value = at_least_float32(logits)
-    lower, share = _neighbours(_inside(target, support, "clip").to(value), support)
-    pair = value.gather(-1, torch.stack([lower, lower + 1], dim=-1))
-    return reduce(value.logsumexp(dim=-1) - torch.lerp(pair[..., 0], pair[..., 1], share), reduction)
+    log_p = log_probabilities(logits)
+    lower, share = _neighbours(_inside(target, support, "clip").to(log_p), support)
+    pair = log_p.gather(-1, torch.stack([lower, lower + 1], dim=-1))
+    return reduce(-torch.lerp(pair[..., 0], pair[..., 1], share), reduction)
 
 
 def c51_loss(
@@ -347,7 +347,7 @@ def _neighbours(value: Tensor, support: AtomSupport) -> tuple[Tensor, Tensor]:
 
 
 def _soft_cross_entropy(logits: Tensor, probs: Tensor) -> Tensor:
-    log_p = at_least_float32(logits).log_softmax(dim=-1)
+    log_p = log_probabilities(logits)
     return -(probs.to(log_p) * log_p).sum(dim=-1)
 
 
