@@ -28,6 +28,16 @@ def test_one_model(folder):
     assert "torch" in report.environment
 
 
+def test_the_radius_of_attacks_is_in_the_inputs_range(tmp_path):
+    save_model(tmp_path / "digits", mlp(64, 10))
+    arguments = ["assess", str(tmp_path / "digits"), "--data", "digits", "--data-option", "flat=true"]
+    done = runner.invoke(app, [*arguments, "--attack-radius", "0.25", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    attacks = read_report(tmp_path / "out" / "report.json").arms[0].cards[0].robustness["attacks"]
+    assert attacks["radius"] == pytest.approx(0.25)
+    assert attacks["pgd20"] <= attacks["fgsm"] <= attacks["clean"]
+
+
 def test_two_models_and_their_teacher(folder):
     arguments = ["assess", str(folder / "kd"), str(folder / "ce"), "--data", "iris", "--teacher", str(folder / "big")]
     done = runner.invoke(app, [*arguments, "--no-robustness", "--out", str(folder / "out")])

@@ -19,6 +19,13 @@ def assess(
     out: Annotated[Path, typer.Option(help="The folder for `report.html` and `report.json`.")] = Path("assessment"),
     name: Annotated[str, typer.Option(help="The report's title.")] = "",
     robustness: Annotated[bool, typer.Option(help="Attack the models, which takes the longest.")] = True,
+    attack_radius: Annotated[
+        float,
+        typer.Option(help="Of FGSM, PGD-20 and AutoAttack, as a share of the inputs' range.", show_default="8/255"),
+    ] = 8 / 255,
+    auto_attack_seconds: Annotated[
+        float, typer.Option(help="The most that AutoAttack may take for a model, if it is installed; 0: not at all.")
+    ] = 60.0,
     calibrated: Annotated[
         bool, typer.Option("--calibrated/--raw", help="Use the calibrator beside a model, if there is one.")
     ] = True,
@@ -40,6 +47,8 @@ def assess(
         title=name,
         environment=environment(),
         robustness=robustness,
+        attack_radius=attack_radius,
+        auto_attack_seconds=auto_attack_seconds,
         calibrated=calibrated,
         device=device,
     )

@@ -41,6 +41,8 @@ def report_on_saved_models(
     title: str = "",
     environment: Mapping[str, Any] | None = None,
     robustness: bool = True,
+    attack_radius: float = 8 / 255,
+    auto_attack_seconds: float = 60.0,
     calibrated: bool = True,
     device: str | None = None,
 ) -> Report:
@@ -54,6 +56,8 @@ def report_on_saved_models(
         title: The report's title; made from the names by default.
         environment: Goes into the report as it is.
         robustness: Whether to attack the models, which takes the longest.
+        attack_radius: Of FGSM, PGD-20 and AutoAttack, as a share of the inputs' range.
+        auto_attack_seconds: The most that AutoAttack may take for a model, where its package is installed.
         calibrated: Whether a model is asked together with the calibrator beside it, if there is one.
         device: Where the models run and are timed; the GPU by default if there is one.
 
@@ -69,7 +73,14 @@ def report_on_saved_models(
     load = load_calibrated if calibrated else load_model
     models = {name: load(path).to(place) for name, path in zip(names, everything, strict=True)}
     taught = models.pop(names[-1]) if teacher is not None else None
-    report = report_on_models(models, loaded, teacher=taught, robustness=robustness)
+    report = report_on_models(
+        models,
+        loaded,
+        teacher=taught,
+        robustness=robustness,
+        attack_radius=attack_radius,
+        auto_attack_seconds=auto_attack_seconds,
+    )
     if report.teacher is not None:
         report.teacher.name = names[-1]
     for arm in report.arms:
@@ -85,7 +96,7 @@ def report_on_saved_models(
 
 
 def report_on_models(
-    models: Mapping[str, nn.Module], data: Data, *, teacher: nn.Module | None = None, robustness: bool = True
+    models: Mapping[str, nn.Module], data: Data, *, teacher: nn.Module | None = None, **options: Any
 ) -> Report:
     """Assess models on a data set's test part, and test whether the first differs from each of the others.
 
@@ -93,7 +104,7 @@ def report_on_models(
         models: Models by name; each becomes an arm with one card.
         data: Only its test part is read.
         teacher: A model to compare with.
-        robustness: Whether to attack the models.
+        options: Passed on to `assess`: `robustness`, `attack_radius` …
 
     Returns:
         A report without a summary, which pages and tables then make from the figures.
@@ -107,7 +118,7 @@ def report_on_models(
     >>> report.title, "accuracy" in report.arms[0].cards[0].metrics
     ('small on iris', True)
     """
-    asked: dict[str, Any] = {"class_names": data.class_names, "robustness": robustness}
+    asked: dict[str, Any] = {"class_names": data.class_names, **options}
     report = Report(f"{' and '.join(models)} on {data.name}")
     for name, model in {**models, **({} if teacher is None else {"teacher": teacher})}.items():
         check_takes(model, data.test, name)
