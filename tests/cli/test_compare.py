@@ -41,3 +41,9 @@ def test_a_mistake_is_one_line_and_exit_code_2() -> None:
     assert (
         done.stderr == "tutelage: Config key `budget`: expected a time such as `90s`, `5m` or `2h`, but got 'soon'.\n"
     )
+
+
+def test_going_on_takes_no_options_that_it_would_not_heed(tmp_path: Path) -> None:
+    shown = RUNNER.invoke(app, ["compare", "--resume", str(tmp_path), "--seeds", "3", "--jobs", "1"])
+    assert "seeds" in str(shown.exception)
+    assert "but got seeds too" in str(shown.exception)

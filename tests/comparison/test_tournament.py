@@ -12,11 +12,15 @@ import yaml
 
 from tutelage.comparison import ComparisonConfig, resume_comparison, start_comparison, tournament
 from tutelage.comparison.engine import TrialRunner
+from tutelage.comparison.lessons import Setting
+from tutelage.comparison.planning import checked_data
+from tutelage.comparison.trial import teach
 from tutelage.config import DistillConfig, parse_config
 from tutelage.files import read_json
 from tutelage.models import load_model
 from tutelage.run import start_run
 from tutelage.teachers.folder_lock import folder_lock
+from tutelage.training import evaluate_model
 
 Make = Callable[..., ComparisonConfig]
 Ran = list[tuple[str, int]]
@@ -223,7 +227,60 @@ def test_a_budget_that_is_too_small_says_what_is_needed(small: Make, inline: Ran
     with pytest.raises(ValueError, match="budget"):
         start_comparison(small(budget=0.01), tmp_path / "a", announce=silent)
     # what is prepared is kept, and a larger budget goes on with it
-    text = (tmp_path / "a" / "config.yaml").read_text().replace("budget: 0.01", "budget: 600")
-    (tmp_path / "a" / "config.yaml").write_text(text)
-    assert resume_comparison(tmp_path / "a", announce=silent)["winner"]
+    assert resume_comparison(tmp_path / "a", budget="10m", announce=silent)["winner"]
     json.loads((tmp_path / "a" / "plan.json").read_text())
+    with pytest.raises(ValueError, match="has its plan already"):
+        resume_comparison(tmp_path / "a", budget="20m", announce=silent)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"include": ["focal_los"]}, "focal_loss"),
+        ({"include": ["mine:Mine"]}, "--own"),
+        ({"exclude": ["pldd"]}, "'pldd'"),
+        ({"exclude": ["cross_entropy"]}, "baseline"),
+        ({"own": ["not_there:Mine"]}, "importable"),
+    ],
+)
+def test_a_wrong_name_of_a_method_is_said_before_anything_is_done(
+    small: Make, tmp_path: Path, choice: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        start_comparison(small(methods=choice), tmp_path / "a", announce=silent)
+    assert not (tmp_path / "a").exists()  # so that the command can be given again
+
+
+def test_what_was_asked_for_and_does_not_apply_is_announced(
+    small: Make, inline: Ran, own_module: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    own = own_module("no_objective", "three = lambda: 3")
+    said: list[str] = []
+    config = small(teacher=None, methods={"include": ["pld", "focal_loss"], "own": [f"{own}:three"]})
+    start_comparison(config, tmp_path / "a", announce=said.append)
+    assert "plackett_luce_distillation does not apply: needs a teacher." in said
+    assert any(line.startswith("no_objective:three does not apply: ") for line in said)
+    assert not any(line.startswith("focal_loss") for line in said)
+    assert any(line.startswith("Round 1 of 2: ") and line.endswith("is ahead of 1 others.") for line in said)
+
+
+def test_a_lesson_of_ones_own_takes_no_methods_place(small: Make, inline: Ran, tmp_path: Path) -> None:
+    config = small(arms={"cross_entropy": [{"name": "cross_entropy", "weight": 2.0}]}, methods={"include": ["pld"]})
+    result = start_comparison(config, tmp_path / "a", announce=silent)
+    plan = read_json(tmp_path / "a" / "plan.json")["methods"]
+    assert plan["cross_entropy"]["settings"][0]["terms"] == [{"name": "cross_entropy", "weight": 1.0, "arguments": {}}]
+    assert plan["own cross_entropy"]["settings"][0]["terms"][0]["weight"] == 2.0
+    assert "cross_entropy" in {row["method"] for row in result["rows"]}
+
+
+def test_validation_judges_the_weights_that_are_kept(small: Make, tmp_path: Path) -> None:
+    training = {"epochs": 6, "learning_rate": 0.3, "batch_size": 16, "scheduler": "constant", "evaluate_every": 1}
+    setting = Setting("", ({"name": "cross_entropy"},))
+    found = []
+    for keep in (None, "validation_loss"):
+        config = small(teacher=None, training={**training, "keep_best": keep})
+        data = checked_data(config)
+        taught = teach(config, data, tmp_path, setting, seed=1, steps=30)
+        assert taught.validation == evaluate_model(taught.student, data.validation, task=data.task)
+        found.append(taught.validation["validation_loss"])
+    assert found[1] < found[0]

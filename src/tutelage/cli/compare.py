@@ -52,9 +52,6 @@ def compare(
     from tutelage.comparison.settings import comparison_from_options
     from tutelage.comparison.terminal import compare_from_terminal, print_methods
 
-    if resume is not None:
-        compare_from_terminal(None, resume, jobs=jobs, engine=engine)
-        return
     options = {
         "data": data,
         "teacher": teacher,
@@ -69,6 +66,15 @@ def compare(
         "jobs": jobs,
         "engine": engine,
     }
+    if resume is not None:
+        given = {"CONFIG": config, **options, "set": setting, "out": out, "list": list_only, "show_config": show_config}
+        more = [key for key, value in given.items() if value and key not in ("jobs", "engine", "budget")]
+        if more:
+            raise ValueError(
+                f"Expected only --jobs, --engine or --budget beside --resume, but got {', '.join(more)} too."
+            )
+        compare_from_terminal(None, resume, jobs=jobs, engine=engine, budget=budget)
+        return
     resolved, left_out = comparison_from_options(config, options, setting or [])
     if left_out:
         print(f"A comparison does not use these keys of {config}: {', '.join(left_out)}.")

@@ -151,10 +151,10 @@ def fit_plan(
             middle = (low + high + 1) // 2
             low, high = (middle, high) if planned(middle).seconds <= budget else (low, middle - 1)
         return planned(low)
-    needed = math.ceil(planned(least).seconds)
+    needed = math.ceil(10 * planned(least).seconds) / 10
     raise ValueError(
-        f"Expected argument `budget` to leave at least {needed} seconds for {len(costs)} methods, but it "
-        f"leaves {budget:.0f}; give more time, or fewer methods."
+        f"Expected argument `budget` to leave at least {needed:.1f} seconds for {len(costs)} methods, but it "
+        f"leaves {math.floor(10 * budget) / 10:.1f}; give more time, or fewer methods."
     )
 
 

@@ -14,7 +14,7 @@ import torch
 
 from tutelage.comparison.applicability import Applicable, Measured, Problem, survey
 from tutelage.comparison.halving import Plan, fit_plan
-from tutelage.comparison.lessons import BASELINES, Lesson, catalogue, method_name, own_lesson, plain_lesson
+from tutelage.comparison.lessons import BASELINES, LEFT_OUT, Lesson, catalogue, method_name, own_lesson, plain_lesson
 from tutelage.comparison.ranking import MAIN
 from tutelage.comparison.settings import ComparisonConfig
 from tutelage.comparison.trial import TEST_CACHE, TRAIN_CACHE, teach
@@ -67,6 +67,27 @@ def checked_data(config: ComparisonConfig) -> Data:
     return data
 
 
+def check_choice(config: ComparisonConfig, data: Data) -> None:
+    """Find mistakes in the names of methods before anything is trained.
+
+    Raises:
+        ValueError: There is no such method, one of the user's own can not be imported, or a baseline is left out.
+    """
+    for name in config.methods.include:
+        if ":" in name:
+            raise ValueError(
+                f"Expected an objective of your own under `methods.own` (--own), but got the method {name!r}."
+            )
+        method_name(name)
+    for name in config.methods.exclude:
+        if method_name(name) in BASELINES[data.task]:
+            raise ValueError(
+                f"Expected no baseline in `methods.exclude`, since all are compared with it, but got {name!r}."
+            )
+    for name in config.methods.own:
+        plain_lesson(name, data.task)
+
+
 def survey_methods(config: ComparisonConfig, data: Data, shared: Path) -> tuple[dict[str, Applicable], dict[str, str]]:
     """The methods that apply with their lessons and what a step of each takes, and the reasons of the others."""
     plain = lesson_config(config)
@@ -85,7 +106,8 @@ def survey_methods(config: ComparisonConfig, data: Data, shared: Path) -> tuple[
         student_head=_head(student),
         teacher_head=teacher_head,
     )
-    own = {name: own_lesson(name, terms) for name, terms in config.arms.items()}
+    named = {name if name not in {*lessons, *LEFT_OUT} else f"own {name}": terms for name, terms in config.arms.items()}
+    own = {name: own_lesson(name, terms) for name, terms in named.items()}
     own |= {name: plain_lesson(name, data.task) for name in config.methods.own}
     choice = config.methods.model_copy(
         update={
@@ -178,6 +200,9 @@ def make_plan(
         keep=config.keep,
     )
     announce(f"{len(applicable)} methods apply, {len(reasons)} do not (`tutelage compare --list` says why).")
+    for name in (*map(method_name, config.methods.include), *config.methods.own, *config.arms):
+        if name in reasons:
+            announce(f"{name} does not apply: {reasons[name].rstrip('.')}.")
     announce(plan_in_words(plan, steps))
     return {
         "data": data.train.fingerprint(),

@@ -13,7 +13,12 @@ from tutelage.run import free_folder
 
 
 def compare_from_terminal(
-    config: ComparisonConfig | None, folder: Path | None, *, jobs: int | None = None, engine: str | None = None
+    config: ComparisonConfig | None,
+    folder: Path | None,
+    *,
+    jobs: int | None = None,
+    engine: str | None = None,
+    budget: str | None = None,
 ) -> None:
     """Carry a comparison out, and print its table.
 
@@ -22,6 +27,7 @@ def compare_from_terminal(
         folder: Where everything goes; None takes a new folder under `comparisons/`.
         jobs: For going on: students at the same time, where not as before.
         engine: For going on: the engine, where not as before.
+        budget: For going on: another budget, where there is no plan yet.
     """
     if folder is None:
         assert config is not None
@@ -29,7 +35,7 @@ def compare_from_terminal(
         folder = free_folder(title, "comparisons")
     try:
         if config is None:
-            result = resume_comparison(folder, jobs=jobs, engine=engine, announce=_say)
+            result = resume_comparison(folder, jobs=jobs, engine=engine, budget=budget, announce=_say)
         else:
             result = start_comparison(config, folder, announce=_say)
     except KeyboardInterrupt:

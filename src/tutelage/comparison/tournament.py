@@ -19,7 +19,7 @@ from typing import Any
 from tutelage.comparison.engine import TrialRunner
 from tutelage.comparison.halving import Round, Score, best_settings, survivors
 from tutelage.comparison.lessons import BASELINES, Setting
-from tutelage.comparison.planning import Announce, checked_data, lesson_config, make_plan, prepare_teacher
+from tutelage.comparison.planning import Announce, check_choice, checked_data, lesson_config, make_plan, prepare_teacher
 from tutelage.comparison.ranking import MAIN, Finalist, closing_sentence, mean_score, rank
 from tutelage.comparison.settings import ComparisonConfig
 from tutelage.comparison.trial import Failure
@@ -58,11 +58,12 @@ def start_comparison(
     folder = Path(folder)
     if not resume and (folder / "config.yaml").exists():
         raise FileExistsError(f"{folder} holds a comparison already: resume it, or choose another folder.")
+    data = checked_data(config)  # what is wrong with these two leaves no folder behind
+    check_choice(config, data)
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder), TrialRunner(config.engine, config.jobs or core_count()) as runner:
         remove_half_written(folder)
         write_text(folder / "config.yaml", config.to_yaml())
-        data = checked_data(config)
         shared = folder / "shared"
         prepare_teacher(config, data, shared, announce)
         if not (folder / "plan.json").exists():
@@ -71,7 +72,12 @@ def start_comparison(
 
 
 def resume_comparison(
-    folder: Path | str, *, jobs: int | None = None, engine: str | None = None, announce: Announce = print
+    folder: Path | str,
+    *,
+    jobs: int | None = None,
+    engine: str | None = None,
+    budget: str | float | None = None,
+    announce: Announce = print,
 ) -> dict[str, Any]:
     """Go on with the comparison in a folder, by its own plan.
 
@@ -79,12 +85,22 @@ def resume_comparison(
         folder: The comparison's folder.
         jobs: Students taught at the same time from now on, where that shall be others than before.
         engine: The engine from now on, where that shall be another one.
+        budget: Another budget, for a comparison that has no plan yet since its own was too small.
         announce: Told of the steps.
+
+    Raises:
+        FileNotFoundError: The folder holds no comparison.
+        ValueError: A budget is given, but the plan is made; or as in `start_comparison`.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"Expected a comparison in {folder}, but there is no config.yaml.")
-    changes = {key: value for key, value in (("jobs", jobs), ("engine", engine)) if value is not None}
+    if budget is not None and (folder / "plan.json").exists():
+        raise ValueError(
+            f"Expected no `budget`, since {folder} has its plan already; start another comparison for one."
+        )
+    asked = {"jobs": jobs, "engine": engine, "budget": budget}
+    changes = {key: value for key, value in asked.items() if value is not None}
     config = parse_config({**read_config(folder / "config.yaml"), **changes}, ComparisonConfig)
     return start_comparison(config, folder, resume=True, announce=announce)
 
@@ -158,7 +174,8 @@ class _Tournament:
                 f"Expected a student of round {number + 1} to finish, but all failed: {shown[-1]['failure']}"
             )
         name, _ = max(scores, key=lambda candidate: scores[candidate])
-        self.announce(f"Round {number + 1} of {len(self.rounds)}: {name} is ahead of {len(candidates) - 1} others.")
+        others = len({method for method, _ in candidates}) - 1
+        self.announce(f"Round {number + 1} of {len(self.rounds)}: {name} is ahead of {others} others.")
         return scores
 
     def _final(self, candidates: Sequence[tuple[str, int]]) -> list[Finalist]:

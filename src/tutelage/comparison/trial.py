@@ -161,7 +161,8 @@ def teach(
     ).run()
     memory = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_rss_mb()
     student = merge_lora(student).eval().cpu()
-    validation = evaluate_model(student, data.validation, task=data.task) if limit < math.inf else history[-1]
+    asked_at_the_end = limit == math.inf and config.training.keep_best is None
+    validation = history[-1] if asked_at_the_end else evaluate_model(student, data.validation, task=data.task)
     return Taught(
         student,
         {key: float(value) for key, value in validation.items() if key.startswith("validation_")},
