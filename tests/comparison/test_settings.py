@@ -43,3 +43,9 @@ def test_mistakes_are_one_line(changes: dict[str, object], message: str) -> None
     with pytest.raises(ValueError, match=message) as caught:
         parse_config(changes, ComparisonConfig)
     assert "\n" not in str(caught.value)
+
+
+def test_the_title_is_that_of_the_data_unless_there_is_one() -> None:
+    assert comparison_from_options(None, {"data": "tables/houses.csv"}, [])[0].name == "houses"
+    assert comparison_from_options(None, {"data": "iris"}, ["name=flowers"])[0].name == "flowers"
+    assert comparison_from_options(None, {}, [])[0].name == "digits"

@@ -251,6 +251,14 @@ def test_a_wrong_name_of_a_method_is_said_before_anything_is_done(
     assert not (tmp_path / "a").exists()  # so that the command can be given again
 
 
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_a_model_that_does_not_fit_is_named_before_anything_is_done(small: Make, tmp_path: Path, who: str) -> None:
+    model = {"name": "convnet", **({"train": {"epochs": 1}} if who == "teacher" else {})}
+    with pytest.raises(ValueError, match=f"The {who}, `convnet`, does not fit iris: .*input_shape"):
+        start_comparison(small(**{who: model}), tmp_path / "a", announce=silent)
+    assert not (tmp_path / "a").exists()
+
+
 def test_what_was_asked_for_and_does_not_apply_is_announced(
     small: Make, inline: Ran, own_module: Callable[[str, str], str], tmp_path: Path
 ) -> None:

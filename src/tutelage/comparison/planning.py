@@ -39,6 +39,7 @@ def list_methods(config: ComparisonConfig) -> tuple[dict[str, Applicable], dict[
     A teacher that would be trained is asked as it is before its training.
     """
     data = checked_data(config)
+    check_problem(config, data)
     with tempfile.TemporaryDirectory(prefix="tutelage-compare-") as name:
         shared = Path(name)
         for number, teacher in enumerate(config.teachers):
@@ -67,12 +68,19 @@ def checked_data(config: ComparisonConfig) -> Data:
     return data
 
 
-def check_choice(config: ComparisonConfig, data: Data) -> None:
-    """Find mistakes in the names of methods before anything is trained.
+def check_problem(config: ComparisonConfig, data: Data) -> None:
+    """Find mistakes in models and in the names of methods before anything is trained.
 
     Raises:
-        ValueError: There is no such method, one of the user's own can not be imported, or a baseline is left out.
+        ValueError: A model does not fit the data, there is no such method, one of the user's own can not be imported,
+            or a baseline is left out.
     """
+    trained = [("teacher", teacher) for teacher in config.teachers if teacher.train is not None]
+    for who, model in (*trained, ("student", config.student)):
+        try:
+            build_for(model, data)
+        except ValueError as error:
+            raise ValueError(f"The {who}, `{model.name}`, does not fit {data.name}: {error}") from error
     for name in config.methods.include:
         if ":" in name:
             raise ValueError(

@@ -170,8 +170,8 @@ def comparison_from_options(
     left_out = [key for key in left_out if key != "objectives"]
     for key in (*left_out, "objectives"):
         plain.pop(key, None)
-    if path is not None and "name" not in plain:
-        plain["name"] = Path(path).stem
+    if "name" not in plain and (title := path or options.get("data")):
+        plain["name"] = Path(title).stem
     for key, value in options.items():
         if value is None or value == []:
             continue

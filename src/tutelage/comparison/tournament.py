@@ -19,7 +19,14 @@ from typing import Any
 from tutelage.comparison.engine import TrialRunner
 from tutelage.comparison.halving import Round, Score, best_settings, survivors
 from tutelage.comparison.lessons import BASELINES, Setting
-from tutelage.comparison.planning import Announce, check_choice, checked_data, lesson_config, make_plan, prepare_teacher
+from tutelage.comparison.planning import (
+    Announce,
+    check_problem,
+    checked_data,
+    lesson_config,
+    make_plan,
+    prepare_teacher,
+)
 from tutelage.comparison.ranking import MAIN, Finalist, closing_sentence, mean_score, rank
 from tutelage.comparison.settings import ComparisonConfig
 from tutelage.comparison.trial import Failure
@@ -59,7 +66,7 @@ def start_comparison(
     if not resume and (folder / "config.yaml").exists():
         raise FileExistsError(f"{folder} holds a comparison already: resume it, or choose another folder.")
     data = checked_data(config)  # what is wrong with these two leaves no folder behind
-    check_choice(config, data)
+    check_problem(config, data)
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder), TrialRunner(config.engine, config.jobs or core_count()) as runner:
         remove_half_written(folder)
