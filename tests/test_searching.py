@@ -94,7 +94,8 @@ def test_the_command_finds_residual_students_for_images(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "parameters, " in result.output
-    settings = yaml.safe_load((tmp_path / "out" / "search.html").read_text().split("<pre>")[1].split("</pre>")[0])
+    page = (tmp_path / "out" / "search.html").read_text()
+    settings = yaml.safe_load(page.split("<pre ")[1].split(">", 1)[1].split("</pre>")[0])
     assert settings["student"]["name"] == "resnet"
 
 

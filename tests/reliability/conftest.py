@@ -11,6 +11,8 @@ import pytest
 from tests.reliability.children import Children
 from tests.reliability.faults import Faults
 
+collect_ignore = ["fuzz.py"]  # a script, which needs a package that only the long part asks for
+
 
 @pytest.fixture(scope="session")
 def children() -> Iterator[Children]:

@@ -7,7 +7,8 @@ import multiprocessing
 import resource
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -150,20 +151,36 @@ def rich_run(folder: Path, *monitors: Monitor, **settings: Any) -> Trainer:
     )
 
 
-@pytest.mark.parametrize("steps", [600, pytest.param(10_000, marks=pytest.mark.reliability)])
-def test_memory_is_flat_over_many_steps(tmp_path: Path, steps: int) -> None:
+def alone(function: Callable[[Path, int], list[Counter[str]]], folder: Path, count: int) -> list[Counter[str]]:
+    """Call a function in a fresh process, in which nothing of other tests comes and goes."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, folder, count).result()
+
+
+def many_steps(folder: Path, steps: int) -> list[Counter[str]]:
+    torch.set_num_threads(1)
     measures = Measures(steps // 2, steps)
     every = steps // 20
     cadence = {"log_every": every, "evaluate_every": every, "checkpoint_every": every}
-    rich_run(tmp_path, measures, max_steps=steps, **cadence).run()
-    check_flat(measures.seen[steps // 2], measures.seen[steps], resident=1.0)
+    rich_run(folder, measures, max_steps=steps, **cadence).run()
+    return list(measures.seen.values())
+
+
+@pytest.mark.parametrize("steps", [600, pytest.param(10_000, marks=pytest.mark.reliability)])
+def test_memory_is_flat_over_many_steps(tmp_path: Path, steps: int) -> None:
+    check_flat(*alone(many_steps, tmp_path, steps), resident=1.0)
+
+
+def many_runs(folder: Path, runs: int) -> list[Counter[str]]:
+    torch.set_num_threads(1)
+    seen = []
+    for number in range(runs):
+        rich_run(folder, max_steps=4, checkpoint_every=2).run(resume=number % 2 == 1)
+        if number in (runs // 2, runs - 1):
+            seen.append(held())
+    return seen
 
 
 @pytest.mark.parametrize("runs", [10, pytest.param(100, marks=pytest.mark.reliability)])
 def test_memory_is_flat_over_many_runs_in_a_process(tmp_path: Path, runs: int) -> None:
-    seen = []
-    for number in range(runs):
-        rich_run(tmp_path, max_steps=4, checkpoint_every=2).run(resume=number % 2 == 1)
-        if number in (runs // 2, runs - 1):
-            seen.append(held())
-    check_flat(*seen, resident=runs / 20)
+    check_flat(*alone(many_runs, tmp_path, runs), resident=runs / 20)

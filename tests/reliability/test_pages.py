@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.faults import Faults
-from tests.reporting import conftest
 from tests.reporting.test_comparison_page import result as comparison_result
 from tutelage.assessment import ReportCard
 from tutelage.reporting import ArmResult, Report, write_report
@@ -19,7 +18,6 @@ from tutelage.reporting.drift import write_drift_page
 from tutelage.reporting.search_page import write_search_page
 
 pytestmark = pytest.mark.browser
-browser, build_report = conftest.browser, conftest.build_report  # fixtures
 
 HOSTILE = (
     "<script>ran=1;alert(1)</script>",
