@@ -30,6 +30,20 @@ def test_options_win_over_the_file_and_settings_over_options(tmp_path: Path) -> 
     assert config.arms["student"][0].name == "cross_entropy"
 
 
+@pytest.mark.parametrize(
+    ("given", "title"),
+    [
+        ({}, "digits"),
+        ({"data": "photos/"}, "photos"),
+        ({"data": {"name": "tables/wine.csv", "options": {}}}, "wine"),
+        ({"data": "package.module:birds"}, "birds"),
+        ({"data": "iris", "name": "flowers"}, "flowers"),
+    ],
+)
+def test_a_run_is_titled_after_its_data(given: dict[str, object], title: str) -> None:
+    assert parse_config(given, DistillConfig).name == title
+
+
 def test_single_settings_change_the_defaults() -> None:
     config = config_from_options(None, {}, ["student.arguments.hidden=[5]", "teacher.train.epochs=2"])
     assert config.student.name == DistillConfig().student.name

@@ -201,6 +201,7 @@ def test_regression(tmp_path: Path) -> None:
 def test_what_can_not_work_is_found_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Arm `a`: objective `pld` needs a teacher"):
         start_run(config(teacher=None, arms={"a": ["pld"]}), tmp_path / "one", announce=silent)
+    assert not (tmp_path / "one").exists()
     with pytest.raises(ValueError, match="did you mean 'mlp'"):
         start_run(config(student="mpl"), tmp_path / "two", announce=silent)
     assert not (tmp_path / "one" / "teacher").exists()

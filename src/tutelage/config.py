@@ -197,7 +197,7 @@ DEFAULT_TEACHER: dict[str, Any] = {
 class DistillConfig(StrictModel):
     """Everything that a distillation run is made of; the defaults are the demo on handwritten digits."""
 
-    name: str = Field("digits", description="Title of the run.")
+    name: str = Field("digits", description="Title of the run; by default that of its data.")
     data: DataSettings = Field(DataSettings(), description="What is learned.")
     teacher: TeacherSettings | list[TeacherSettings] | None = Field(
         TeacherSettings.model_validate(DEFAULT_TEACHER), description="Who teaches; several make an ensemble."
@@ -223,6 +223,15 @@ class DistillConfig(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _fill_name(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or "name" in value or not value.get("data"):
+            return value
+        named = value["data"].get("name") if isinstance(value["data"], Mapping) else value["data"]
+        title = Path(str(getattr(named, "name", named)).rpartition(":")[2]).stem
+        return {**value, "name": title} if title else value
+
+    @model_validator(mode="before")
+    @classmethod
     def _fill_arms(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
@@ -232,10 +241,8 @@ class DistillConfig(StrictModel):
             objectives = value["objectives"]
             objectives = [objectives] if isinstance(objectives, str | Mapping) else objectives
             return {**value, "arms": {"student": objectives}, "objectives": []}
-        if not value.get("arms"):
-            arms = DEFAULT_ARMS if value.get("teacher", DEFAULT_TEACHER) else {"cross-entropy": ["cross_entropy"]}
-            return {**value, "arms": arms}
-        return value
+        arms = DEFAULT_ARMS if value.get("teacher", DEFAULT_TEACHER) else {"cross-entropy": ["cross_entropy"]}
+        return value if value.get("arms") else {**value, "arms": arms}
 
     @model_validator(mode="after")
     def _arm_names_are_folders(self) -> DistillConfig:

@@ -60,14 +60,16 @@ def start_run(config: DistillConfig, folder: Path | str, *, resume: bool = False
     main = int(os.environ.get("RANK", "0")) == 0
     if main and not resume and (folder / "config.yaml").exists():
         raise FileExistsError(f"{folder} holds a run already: resume it, or choose another folder.")
+    data = load_data(config.data.name, **config.data.options)
+    check_fit(config, data)  # before anything is written, so that a mended config can use the same folder
     folder.mkdir(parents=True, exist_ok=True)
     if not main:  # under torchrun: the others only help to train
-        return _carry_out(config, folder, announce=lambda line: None)
+        return _carry_out(config, data, folder, announce=lambda line: None)
     with folder_lock(folder):
         remove_half_written(folder)
         write_text(folder / "config.yaml", config.to_yaml())
         write_json(folder / "environment.json", environment())
-        return _carry_out(config, folder, announce=announce)
+        return _carry_out(config, data, folder, announce=announce)
 
 
 def resume_run(folder: Path | str, *, announce: Announce = print) -> Report:
@@ -114,9 +116,7 @@ def free_folder(name: str, parent: Path | str = "runs") -> Path:
     raise AssertionError("unreachable")
 
 
-def _carry_out(config: DistillConfig, folder: Path, *, announce: Announce) -> Report:
-    data = load_data(config.data.name, **config.data.options)
-    check_fit(config, data)
+def _carry_out(config: DistillConfig, data: Data, folder: Path, *, announce: Announce) -> Report:
     for number, teacher in enumerate(config.teachers):
         if teacher.train is not None:
             train_teacher(teacher, config, data, teacher_folder(folder, number), announce)

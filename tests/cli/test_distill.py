@@ -27,3 +27,11 @@ def test_an_error_is_one_line_and_exit_code_2() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "tutelage: Config key `trainin` is not known (did you mean 'training'?).\n"
+
+
+def test_a_resumed_run_takes_no_other_options(tmp_path: Path) -> None:
+    done = RUNNER.invoke(app, ["distill", "--resume", str(tmp_path), "--epochs", "3", "--set", "seeds=[1]"])
+    assert isinstance(done.exception, ValueError)
+    assert str(done.exception) == (
+        "Expected --resume alone, since a run keeps its config, but got training.epochs, set too."
+    )

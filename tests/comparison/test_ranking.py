@@ -58,6 +58,13 @@ def test_a_clear_lead_is_called_significant_and_ties_are_named() -> None:
     assert "not told apart from lucky" in text
 
 
+def test_intervals_of_shares_stay_between_nothing_and_all() -> None:
+    shaky = finalist("shaky", 0.9, [[1.0] * 20, [0.0] * 20], test={"accuracy": [1.0, 0.0], "nll": [0.1, 2.0]})
+    spread = rank([shaky], task="classification", baseline="cross_entropy").rows[0]["test"]
+    assert (spread["accuracy"]["low"], spread["accuracy"]["high"]) == (0.0, 1.0)
+    assert spread["nll"]["low"] < 0
+
+
 def test_a_small_lead_is_called_chance_and_a_gap_a_gap() -> None:
     near = finalist("near", 0.9, [[*row[:-1], 1.0] for row in rights(5)])
     text = closing_sentence(

@@ -49,6 +49,9 @@ def distill(
         "jobs": jobs,
     }
     if resume is not None:
+        given = {"CONFIG": config, **options, "set": setting, "out": out, "show_config": show_config}
+        if more := [key for key, value in given.items() if value]:
+            raise ValueError(f"Expected --resume alone, since a run keeps its config, but got {', '.join(more)} too.")
         run_from_terminal(None, resume)
         return
     resolved = config_from_options(config, options, setting or [])

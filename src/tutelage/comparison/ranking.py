@@ -101,18 +101,20 @@ def _row(one: Finalist, unit: float, main: str) -> dict[str, Any]:
         "setting": one.label,
         "failure": "",
         "validation": mean_score(one.scores)[0],
-        "test": {name: _spread(values, one.samples if name == main else ()) for name, values in one.test.items()},
+        "test": {name: _spread(name, values, one.samples if name == main else ()) for name, values in one.test.items()},
         "step_seconds": step,
         "cost": step / unit if unit > 0 else None,
         "memory_mb": max(one.memory_mb),
     }
 
 
-def _spread(values: Sequence[float], samples: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Mean and 95 % interval; without samples, one seed says nothing of a spread."""
+def _spread(name: str, values: Sequence[float], samples: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Mean and 95 % interval, that of a share within 0 and 1; without samples, one seed says nothing of a spread."""
     found = crossed_comparison(samples) if samples else paired_t_test(values)
     known = math.isfinite(found.ci_low)
     low, high = (found.ci_low, found.ci_high) if known else (None, None)
+    if low is not None and high is not None and metric(name).unit == "fraction":
+        low, high = max(low, 0.0), min(high, 1.0)
     return {"mean": statistics.fmean(values), "low": low, "high": high, "values": list(values)}
 
 
