@@ -26,11 +26,11 @@ from tutelage.data.two_views import av_mnist
 from tutelage.files import read_json, read_tensors, write_json, write_tensors
 from tutelage.models import load_model, mlp, save_model
 from tutelage.objectives import TemperatureScaling
-from tutelage.proposing import RememberedScores
 from tutelage.reporting import ArmResult, Report, read_report
 from tutelage.reproduction import recorded
 from tutelage.reproduction.runner import read_outcomes
 from tutelage.run import read_card
+from tutelage.searching.proposing import RememberedScores
 from tutelage.teachers import FrozenTeacher, TeacherCache, build_cache
 from tutelage.teachers.aspect_answers import CachedAnswers
 from tutelage.teachers.aspect_questions import AspectQuestionSet

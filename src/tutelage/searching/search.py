@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from tutelage._checks import check_at_least, check_option
 from tutelage.assessment import latency_distribution
-from tutelage.compressing import propose_compressed
 from tutelage.data import load_data
 from tutelage.data.samples import Data
 from tutelage.features import stage_paths
@@ -28,12 +27,13 @@ from tutelage.files import read_json, remove_half_written, write_json
 from tutelage.models import build_model, head_path, load_model, parameter_count, save_model
 from tutelage.models.specification import specification_of
 from tutelage.objectives import KnowledgeDistillation
-from tutelage.proposing import Proposal, RememberedScores
 from tutelage.registry import resolve
 from tutelage.reporting.search_page import write_search_page
 from tutelage.reproduction.engines import Engine, run_trials
 from tutelage.reproduction.recipe import Arm, Context, Metrics, Scale
 from tutelage.reproduction.trial import Trial
+from tutelage.searching.compressing import propose_compressed
+from tutelage.searching.proposing import Proposal, RememberedScores
 from tutelage.students import (
     DepthSpace,
     DisWOT,

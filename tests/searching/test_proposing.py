@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tutelage.proposing import RememberedScores
+from tutelage.searching.proposing import RememberedScores
 
 
 def test_a_line_that_a_kill_cut_off_costs_that_score_alone(tmp_path: Path) -> None:

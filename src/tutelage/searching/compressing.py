@@ -17,7 +17,7 @@ from torch import nn
 from tutelage._checks import check_at_least
 from tutelage.data.samples import Data
 from tutelage.models.specification import specification_of
-from tutelage.proposing import Proposal, RememberedScores
+from tutelage.searching.proposing import Proposal, RememberedScores
 from tutelage.students import (
     InvalidArchitecture,
     LayerSpec,

@@ -10,10 +10,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from tutelage.cli import app
-from tutelage.compressing import architecture_name, propose_compressed
 from tutelage.data import ArraySamples, Data, load_data
 from tutelage.models import build_model, convnet, load_model, mlp, parameter_count, resnet, save_model
 from tutelage.searching import Candidate, search_students
+from tutelage.searching.compressing import architecture_name, propose_compressed
 from tutelage.students import LayerSpec, NetworkCompressor, ShortDistillation, layered_student
 from tutelage.training import NonFiniteLoss
 

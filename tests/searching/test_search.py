@@ -9,10 +9,10 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from tutelage import searching
 from tutelage.cli import app
 from tutelage.models import build_model, load_model, mlp, parameter_count, resnet, save_model
-from tutelage.searching import search_students
+from tutelage.searching import Candidate, search_students
+from tutelage.searching import search as searching
 from tutelage.students import pareto_front
 
 SMALL = {"evaluations": 12, "finalists": 2, "epochs": 1, "seeds": 1, "jobs": 1, "announce": lambda line: None}
@@ -26,7 +26,7 @@ def perceptron(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def search(teacher: Path, folder: Path, **changes: object) -> list[searching.Candidate]:
+def search(teacher: Path, folder: Path, **changes: object) -> list[Candidate]:
     options = {"space": "perceptron", "space_options": {"widths": [4, 8, 16], "layers": 2}, "budget": 200, **SMALL}
     return search_students(teacher, "iris", folder, **{**options, **changes})  # type: ignore[arg-type]
 
