@@ -35,3 +35,20 @@ def test_a_resumed_run_takes_no_other_options(tmp_path: Path) -> None:
     assert str(done.exception) == (
         "Expected --resume alone, since a run keeps its config, but got training.epochs, set too."
     )
+
+
+def test_modules_in_the_current_folder_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\nfrom tutelage.objectives import CrossEntropy\n\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self) -> None:\n"
+        "        super().__init__(nn.Linear(4, 3))\n\n"
+        "class Loss(CrossEntropy):\n"
+        "    pass\n"
+    )
+    command = [str(Path(sys.executable).parent / "tutelage"), "distill", "--data", "iris", "--student", "mine:Net"]
+    command += ["--objective", "mine:Loss", "--epochs", "1", "--seed", "0", "--seed", "1", "--jobs", "2"]
+    command += ["--set", "teacher=null", "--set", "assessment.robustness=false"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "iris" / "student.safetensors").is_file()

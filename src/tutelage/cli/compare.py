@@ -49,9 +49,11 @@ def compare(
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the resolved config and stop.")] = False,
 ) -> None:
     """Find the best method for your own teacher, student and data. Without arguments: on real handwritten digits."""
+    from tutelage.cli.own_code import import_from_here
     from tutelage.comparison.settings import comparison_from_options
     from tutelage.comparison.terminal import compare_from_terminal, print_methods
 
+    import_from_here()
     options = {
         "data": data,
         "teacher": teacher,

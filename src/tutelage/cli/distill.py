@@ -36,9 +36,11 @@ def distill(
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the resolved config and stop.")] = False,
 ) -> None:
     """Teach a student, and say what it learned. Without arguments: a demo on real handwritten digits."""
+    from tutelage.cli.own_code import import_from_here
     from tutelage.config import config_from_options
     from tutelage.run import run_from_terminal
 
+    import_from_here()
     options = {
         "data": data,
         "teacher": teacher,
